@@ -1,0 +1,14 @@
+/*
+ * Marked places where the tests make a program fail or die (meson option `faults`, never in a release).
+ * AKIRA_FAULT="name=kill" kills the process with SIGKILL at FAULT("name"); "name=fail" makes it return -EIO;
+ * "name=kill:3" acts at the third passing only. Several, separated by commas.
+ */
+#pragma once
+
+#ifdef AKIRA_FAULTS
+/* 0, or -EIO where this place is to fail. May not return. */
+int fault_point(const char *name);
+#define FAULT(name) fault_point(name)
+#else
+#define FAULT(name) 0
+#endif
