@@ -53,11 +53,11 @@ cleanup() {
 	exit "$status"
 }
 
-# make_scratch PARENT: sets scratch_dir to a new folder in PARENT that goes away
-# with this process, whatever ends it (SIGKILL aside: see sweep_scratch).
+# make_scratch PARENT WORK: sets scratch_dir to a new folder in PARENT that goes
+# away with this process, whatever ends it (SIGKILL aside: see sweep_scratch).
 make_scratch() {
 	mkdir -p -- "$1" || die "cannot make $1: set AKIRA_CACHE or --out to a folder that you may write"
-	scratch_dir=$(mktemp -d -- "$(realpath -- "$1")/.new.XXXXXXXX") || die "cannot make a temporary folder in $1"
+	scratch_dir=$(mktemp -d -- "$(realpath -- "$1")/.new.$2.XXXXXXXX") || die "cannot make a temporary folder in $1"
 	chmod 755 "$scratch_dir"
 	trap cleanup EXIT
 	trap 'printf "%s: interrupted\n" "$tool" >&2; exit 130' INT
@@ -65,10 +65,11 @@ make_scratch() {
 	trap 'exit 129' HUP
 }
 
-# sweep_scratch PARENT: removes what a killed run left. Only with the lock held.
+# sweep_scratch PARENT WORK: removes what a killed run of the same work left. Only
+# with the lock of that work held.
 sweep_scratch() {
 	local old
-	for old in "$1"/.new.????????; do
+	for old in "$1/.new.$2".????????; do
 		[[ -d $old ]] || continue
 		unmount_below "$(realpath -- "$old")" && rm -rf --one-file-system -- "$old"
 	done
