@@ -8,6 +8,9 @@ AKIRA_CACHE=${AKIRA_CACHE:-/var/cache/akira}
 export LC_ALL=C
 export PATH="${PATH:-}:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# The lock's descriptor: long-running children are started without it, as they
+# could outlive this process and would hold the lock on.
+lock_fd=
 step_start=${EPOCHREALTIME/./}
 scratch_dir=
 
@@ -40,8 +43,9 @@ unmount_below() {
 	return "$failed"
 }
 
+# cleanup [STATUS]: ends the process with STATUS, by default that of the last command.
 cleanup() {
-	local status=$?
+	local status=${1:-$?}
 	trap - EXIT INT TERM HUP
 	if [[ -n $scratch_dir && -d $scratch_dir ]]; then
 		if unmount_below "$scratch_dir"; then
@@ -61,7 +65,7 @@ make_scratch() {
 	chmod 755 "$scratch_dir"
 	trap cleanup EXIT
 	trap 'printf "%s: interrupted\n" "$tool" >&2; exit 130' INT
-	trap 'exit 143' TERM
+	trap 'printf "%s: terminated\n" "$tool" >&2; exit 143' TERM
 	trap 'exit 129' HUP
 }
 
@@ -99,7 +103,7 @@ need_space() {
 explain_failure() {
 	local dir=$1 log=$2 what=$3
 	if grep -qs 'No space left on device' "$log" || (($(df --output=avail -k -- "$dir" | tail -1) < 1024)); then
-		die "$what failed: no space left on the disk of $dir"
+		die "$what failed: no space left on the disk of ${dir%/.new.*}"
 	fi
 	tail -n 20 -- "$log" >&2 || true
 	die "$what failed (the end of its output is above)"
