@@ -1,12 +1,15 @@
 /*
  * What akirad remembers: organisations, keys, sandboxes, snapshots, executions, samples, idempotent answers, usage and
- * the audit log. Only src/daemon/store/*.c names a database (SQLite, WAL, synchronous=FULL: what a call has answered
+ * the audit log. Only the .c files of this folder name a database (SQLite, WAL, synchronous=FULL: what a call has answered
  * survives kill -9 and a power cut).
  *
  * Threads: every call may be made from any thread. store_begin .. store_commit makes the calls between them one
  * transaction of the calling thread; others wait for it (bound: 5 s, then -EBUSY), so it must be short and make no
  * other blocking call. Calls outside of one are transactions of their own. Errors: -ENOENT (no such row in this
- * organisation), -EEXIST, -EBUSY, -ENOSPC (disk full), -EIO (the database's own message is in err, for the log alone).
+ * organisation, or a row that this one must refer to), -EEXIST, -EINVAL (a value that the schema does not allow), -EBUSY,
+ * -ENOSPC (disk full), -ENOMEM, -EIO (the database's own message is in err, for the log alone).
+ *
+ * A list gives NULL and 0 when it is empty. Rows without pointers are freed with free(3).
  *
  * Strings are NUL-terminated UTF-8. Times are wall-clock milliseconds (UTC); 0 = none.
  */
@@ -24,16 +27,27 @@
 
 struct store;
 
-/* Opens or creates DIR/akira.db (0600), migrates an older schema forward in one transaction, refuses a newer one. */
+/*
+ * Opens or creates DIR/akira.db (0600), migrates an older schema forward in one transaction, refuses a newer one
+ * (-EPROTONOSUPPORT), a damaged one (-EIO), and a database whose secret is missing, readable by others or another's.
+ */
 int store_open(const char *dir, struct store **store, struct error *err);
 void store_close(struct store *store);
 int store_begin(struct store *store, struct error *err);
 int store_commit(struct store *store, struct error *err); /* on failure everything is rolled back */
 void store_rollback(struct store *store);                 /* nothing to roll back: does nothing */
+/*
+ * They nest: an inner begin .. commit is part of the outer transaction, and an inner rollback undoes the inner calls
+ * alone. Each begin is ended by exactly one commit (failed or not) or rollback, by the thread that began. When the
+ * database itself has thrown a transaction away (disk full), all later calls in it give -ECANCELED until its end.
+ */
+bool store_in_tx(const struct store *store); /* of the calling thread */
 /* A consistent copy of the running database into a new file (0600), which must not exist. */
 int store_backup(struct store *store, const char *path, struct error *err);
 /* 32 bytes made at first open, kept in DIR/akira.secret (0600): the key of the keyed hashes, not in the database. */
 const unsigned char *store_secret(const struct store *store);
+/* A key of 32 bytes for one purpose ("akira.store.seal.v1"): keyed BLAKE2b of the purpose. Nothing uses the secret itself. */
+void store_subkey(const unsigned char secret[32], const char *purpose, unsigned char key[32]);
 
 /* ---- organisations ---- */
 struct store_org {
@@ -71,6 +85,7 @@ struct store_key {
 	char rotated_to[STORE_ID_MAX];
 };
 int store_key_add(struct store *store, const struct store_key *key, struct error *err);
+/* org NULL: any. */
 int store_key_get(struct store *store, const char *org, const char *id, struct store_key *key, struct error *err);
 int store_key_by_hash(struct store *store, const unsigned char hash[32], struct store_key *key, struct error *err);
 int store_key_update(struct store *store, const struct store_key *key, struct error *err); /* name, expires, revoked, rotated_to */
@@ -119,8 +134,8 @@ struct store_sandbox_filter {
 /* Newest first. */
 int store_sandbox_list(struct store *store, const struct store_sandbox_filter *filter, uint32_t page, uint32_t size,
 		       struct store_sandbox **rows, size_t *count, uint64_t *total, struct error *err);
-struct store_totals { uint64_t sandboxes, cpu_units, memory_mib, storage_gb, snapshots; };
-/* Of the live sandboxes (paused ones included) and the snapshots of an organisation (NULL: all). */
+struct store_totals { uint64_t sandboxes, cpu_units, memory_mib, storage_gb, snapshots, snapshot_bytes; };
+/* Of the live sandboxes (paused ones included; storage_gb: their disks alone) and the snapshots of an organisation (NULL: all). */
 int store_totals(struct store *store, const char *org, struct store_totals *totals, struct error *err);
 /* Forget terminated sandboxes (with their executions and samples) that ended before this. */
 int store_sandbox_purge(struct store *store, int64_t before_ms, struct error *err);
@@ -168,7 +183,7 @@ struct store_exec {
 };
 void store_execs_free(struct store_exec *rows, size_t count);
 int store_exec_add(struct store *store, const struct store_exec *row, struct error *err);
-struct store_exec_filter { const char *org, *sandbox; int64_t from_ms, to_ms; uint32_t limit; };
+struct store_exec_filter { const char *org, *sandbox; int64_t from_ms, to_ms; uint32_t limit; }; /* NULL: any; to_ms 0: open; from <= t <= to */
 int store_exec_list(struct store *store, const struct store_exec_filter *filter, struct store_exec **rows, size_t *count,
 		    uint64_t *total, struct error *err); /* newest first */
 int store_exec_purge(struct store *store, int64_t before_ms, struct error *err);
@@ -176,8 +191,9 @@ int store_exec_purge(struct store *store, int64_t before_ms, struct error *err);
 /* ---- samples: status history ---- */
 struct store_sample { int64_t when_ms; double cpu_percent; uint64_t memory_bytes; };
 int store_sample_add(struct store *store, const char *sandbox, const struct store_sample *sample, struct error *err);
+/* to_ms 0: open. */
 int store_sample_list(struct store *store, const char *sandbox, int64_t from_ms, int64_t to_ms, uint32_t limit,
-		      struct store_sample **rows, size_t *count, struct error *err); /* oldest first */
+		      struct store_sample **rows, size_t *count, struct error *err); /* the newest limit, oldest first */
 int store_sample_purge(struct store *store, int64_t before_ms, struct error *err);
 
 /* ---- idempotency (24 h) ---- */
@@ -206,6 +222,7 @@ struct store_usage {
 	uint64_t bytes_in, bytes_out, execs, creates;
 };
 int store_usage_add(struct store *store, const struct store_usage *more, struct error *err);
+/* Oldest day first; NULL: any. */
 int store_usage_list(struct store *store, const char *org, const char *from_day, const char *to_day,
 		     struct store_usage **rows, size_t *count, struct error *err);
 
@@ -240,8 +257,10 @@ struct store_audit_filter {
 };
 int store_audit_list(struct store *store, const struct store_audit_filter *filter, struct store_audit **rows,
 		     size_t *count, struct error *err); /* newest first */
-/* Walks the whole chain from the last checkpoint. 0 = whole; -EBADMSG: *seq is the first row that is wrong, err says
- * whether it was altered, removed or inserted. */
+/* Walks the whole chain from the last checkpoint. 0 = whole; -EBADMSG: *seq is the first row that is wrong (0: the
+ * record of the chain's end and checkpoint), err says whether it was altered, removed or inserted. *rows: good rows.
+ * What it cannot see: the whole database put back to an earlier state. */
 int store_audit_verify(struct store *store, uint64_t *rows, uint64_t *seq, struct error *err);
-/* Removes rows older than this and leaves a signed checkpoint (number, hash) from which verification starts. */
+/* Removes the rows before the first that is not older than this and leaves a signed checkpoint (number, hash) from
+ * which verification starts. Removes none that does not verify (-EBADMSG). In steps that are transactions of their own. */
 int store_audit_prune(struct store *store, int64_t before_ms, uint64_t *removed, struct error *err);
