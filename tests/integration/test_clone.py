@@ -1,0 +1,154 @@
+"""Clones: independent from the first byte, and alike in nothing that must differ (G17-G20)."""
+
+import concurrent.futures
+import re
+import uuid
+
+import pytest
+
+from conftest import LONG
+from harness.client import refused
+
+# What two sandboxes must never share, each read as early as can be.
+IDENTITY = r"""
+python3 - <<'E'
+import os, random, uuid
+print("urandom", os.urandom(16).hex())
+print("uuid4", uuid.uuid4())
+print("random", random.random())
+E
+echo "getrandom $(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')"
+echo "kernel_uuid $(cat /proc/sys/kernel/random/uuid)"
+echo "boot_id $(cat /proc/sys/kernel/random/boot_id)"
+echo "machine_id $(cat /etc/machine-id)"
+echo "hostname $(hostname)"
+echo "shell $RANDOM$RANDOM$RANDOM"
+"""
+
+
+def identity(box):
+    return dict(line.split(" ", 1) for line in box.out(IDENTITY, timeout=60).splitlines())
+
+
+def assert_all_differ(identities):
+    for name in identities[0]:
+        values = [entry[name] for entry in identities]
+        assert all(values), (name, values)
+        assert len(set(values)) == len(values), (name, values)
+
+
+def test_the_answer_is_as_documented(api, own):
+    source = own(name="origin", env_vars={"E": "1"})
+    source.put("/workspace/x", b"shared")
+    copy, snapshot = source.clone()
+    try:
+        assert re.match(r"origin-clone-", copy.created["name"])
+        assert {"id", "name", "status", "created_at", "cpu", "memory", "storage"} <= set(copy.created)
+        assert snapshot["source_sandbox_id"] == source.id and snapshot["id"] in api.snapshots()
+        assert copy.fetch("/workspace/x") == b"shared" and copy.out("echo $E") == "1\n"
+        copy.put("/workspace/x", b"mine")
+        assert source.fetch("/workspace/x") == b"shared"
+        source.put("/workspace/y", b"later")
+        assert copy.run("ls /workspace/y")["exit_code"] != 0
+    finally:
+        copy.remove()
+        api.delete(f"/v1/snapshots/{snapshot['id']}")
+
+
+def test_with_names_and_resources(api, own):
+    source = own()
+    copy, snapshot = source.clone(name="named", snapshot_name="between", resources={"cpus": 2, "memory": 320})
+    try:
+        assert copy.created["name"] == "named" and snapshot["name"] == "between"
+        assert (copy.created["cpu"], copy.created["memory"]) == (2, 320)
+    finally:
+        copy.remove()
+        api.delete(f"/v1/snapshots/{snapshot['id']}")
+
+
+def test_the_source_may_go_first(api, own):
+    source = own()
+    source.put("/workspace/x", b"still")
+    copy, snapshot = source.clone()
+    source.remove()
+    api.delete(f"/v1/snapshots/{snapshot['id']}")
+    try:
+        assert copy.fetch("/workspace/x") == b"still"
+    finally:
+        copy.remove()
+
+
+def test_bad_clones(own):
+    box = own()
+    refused(box.api.post(box.path("clone"), {"resources": {"cpus": 0}}), 400, "invalid_request", "cpus")
+    refused(box.api.post(box.path("clone"), {"image": "no-such"}), 422, "unprocessable")
+    refused(box.api.post(box.path("clone"), {"name": "../x"}), 400, "invalid_request", "name")
+
+
+@pytest.mark.limit(600)
+def test_many_clones_of_one_snapshot_at_once(api):
+    """G17, G18: identical files, nothing else alike."""
+    count = 50 if LONG else 8
+    source = api.create(resources={"memory": 256})
+    source.run("head -c 2000000 /dev/urandom > /workspace/same; sync")
+    digest = source.out("sha256sum /workspace/same")
+    snapshot = source.snapshot()
+    copies = []
+    try:
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            jobs = [pool.submit(api.restore, snapshot["id"], name=f"c{number}") for number in range(count)]
+            for job in jobs:
+                copies.append(job.result())
+            assert set(pool.map(lambda box: box.out("sha256sum /workspace/same"), copies)) == {digest}
+            identities = list(pool.map(identity, [source, *copies]))
+        assert_all_differ(identities)
+    finally:
+        for copy in copies:
+            copy.remove()
+        source.remove()
+        api.forget_snapshot(snapshot["id"])
+
+
+def test_fresh_sandboxes_differ_too(own):
+    """All of them come from one template."""
+    assert_all_differ([identity(own()) for _ in range(3)])
+
+
+def test_sequence_numbers_differ(own):
+    """Initial TCP sequence numbers come from a secret of the kernel's: equal ones in two copies would tell."""
+    read = r"""
+import socket, struct, subprocess
+a = socket.socket(); a.bind(("127.0.0.1", 40404)); a.listen()
+b = socket.socket(); b.bind(("127.0.0.1", 40405)); b.connect(("127.0.0.1", 40404))
+try:
+    TCP_REPAIR, QUEUE, SEQ = 19, 20, 21
+    b.setsockopt(6, TCP_REPAIR, 1); b.setsockopt(6, QUEUE, 2)
+    print(b.getsockopt(6, SEQ) & 0xffffffff)
+except OSError as error:
+    print("unreadable", error)
+"""
+    values = []
+    for _ in range(2):
+        box = own()
+        box.put("/tmp/seq.py", read.encode())
+        values.append(box.out("python3 /tmp/seq.py", timeout=60).strip())
+    if any(value.startswith("unreadable") for value in values):
+        pytest.skip("a sandbox may not read its sequence numbers: " + values[0])
+    # One clock tick is 64 ns: two equal secrets would give numbers that are near each other in time.
+    assert values[0] != values[1]
+
+
+def test_a_secret_of_one_is_in_no_file_of_another(daemon, own):
+    """G20: an environment variable given after the restore is neither in the template nor in a sibling."""
+    import subprocess
+
+    canary = uuid.uuid4().hex + uuid.uuid4().hex
+    own(env_vars={"CANARY": canary}).run("echo $CANARY > /workspace/canary; sync; cat /workspace/canary")
+    sibling = own()
+    assert canary not in sibling.out("env; cat /workspace/* 2>/dev/null; true")
+    templates = [path for path in daemon.data.rglob("*") if path.is_file() and "template" in str(path)]
+    templates += [path for path in daemon.cache.rglob("*") if path.is_file() and "template" in str(path)]
+    assert templates, "no template is on disk"
+    for path in templates:
+        found = subprocess.run(["grep", "-c", "-a", "-F", canary, path], capture_output=True, check=False)
+        assert found.returncode == 1, path
