@@ -63,8 +63,8 @@ CREATE TABLE sandbox (
 	snapshot        TEXT NOT NULL,
 	reason          TEXT NOT NULL,
 	message         TEXT NOT NULL,
-	network         TEXT CHECK (network IS NULL OR json_valid(network)),
-	metadata        TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
+	network         TEXT, -- JSON
+	metadata        TEXT, -- JSON
 	env             BLOB -- sealed: byte 1, nonce, crypto_secretbox
 ) STRICT;
 CREATE INDEX sandbox_org ON sandbox (org, created_ms);
@@ -88,8 +88,8 @@ CREATE TABLE snapshot (
 	size         INTEGER NOT NULL,
 	created_ms   INTEGER NOT NULL,
 	message      TEXT NOT NULL,
-	network      TEXT CHECK (network IS NULL OR json_valid(network)),
-	metadata     TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
+	network      TEXT, -- JSON
+	metadata     TEXT, -- JSON
 	env          BLOB -- sealed
 ) STRICT;
 CREATE INDEX snapshot_org ON snapshot (org, created_ms);

@@ -85,6 +85,7 @@ int query_run_one(struct query *query, const char *what);
 enum field_type {
 	FIELD_TEXT,   /* char[size] */
 	FIELD_STRING, /* char *, malloc'ed, may be NULL */
+	FIELD_JSON,   /* as FIELD_STRING; -EINVAL if it is not well-formed */
 	FIELD_SECRET, /* as FIELD_STRING; sealed in the database, bound to the FIELD_KEY columns, which stand before it */
 	FIELD_BLOB,   /* unsigned char[size] */
 	FIELD_INT,    /* 4 or 8 bytes, signed or not; an unsigned one stays below 2^63 */

@@ -8,8 +8,8 @@ static const struct field fields[] = {
 	F(TEXT, image_digest, FIELD_SET), F(INT, status, FIELD_SET), F(INT, cpu_units, 0), F(INT, memory_mib, 0),
 	F(INT, storage_gb, 0), F(INT, created_ms, 0), F(INT, started_ms, FIELD_SET), F(INT, expires_ms, FIELD_SET),
 	F(INT, terminated_ms, FIELD_SET), F(INT, timeout_s, FIELD_SET), F(INT, idle_timeout_s, 0), F(BOOL, idle_pause, 0),
-	F(TEXT, snapshot, 0), F(TEXT, reason, FIELD_SET), F(TEXT, message, FIELD_SET), F(STRING, network, FIELD_SET),
-	F(STRING, metadata, FIELD_SET), F(SECRET, env, 0),
+	F(TEXT, snapshot, 0), F(TEXT, reason, FIELD_SET), F(TEXT, message, FIELD_SET), F(JSON, network, FIELD_SET),
+	F(JSON, metadata, FIELD_SET), F(SECRET, env, 0),
 };
 static const struct table table = TABLE("sandbox", struct store_sandbox, fields);
 

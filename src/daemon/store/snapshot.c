@@ -8,7 +8,7 @@ static const struct field fields[] = {
 	F(TEXT, id, FIELD_KEY), F(TEXT, org, 0), F(TEXT, name, 0), F(INT, status, FIELD_SET), F(BOOL, quick, 0),
 	F(TEXT, source, 0), F(TEXT, source_name, 0), F(TEXT, image, 0), F(TEXT, image_digest, 0), F(INT, cpu_units, 0),
 	F(INT, memory_mib, 0), F(INT, storage_gb, 0), F(INT, size, FIELD_SET), F(INT, created_ms, 0),
-	F(TEXT, message, FIELD_SET), F(STRING, network, 0), F(STRING, metadata, 0), F(SECRET, env, 0),
+	F(TEXT, message, FIELD_SET), F(JSON, network, 0), F(JSON, metadata, 0), F(SECRET, env, 0),
 };
 static const struct table table = TABLE("snapshot", struct store_snapshot, fields);
 
