@@ -6,6 +6,8 @@
 : "${tool:=tool}"
 AKIRA_CACHE=${AKIRA_CACHE:-/var/cache/akira}
 export LC_ALL=C
+# What is made here is read by other users, whatever the umask of who makes it.
+umask 022
 export PATH="${PATH:-}:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The lock's descriptor: long-running children are started without it, as they
