@@ -31,8 +31,8 @@ int error_errno(struct error *err, int code, const char *format, ...)
 		va_end(args);
 
 		size_t used = strlen(err->text);
-		char why[128];
-		snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror_r(code, why, sizeof(why)));
+		/* strerror is thread-safe in glibc since 2.32 and in musl; strerror_r is not the same function in both. */
+		snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror(code));
 	}
 	return -code;
 }
