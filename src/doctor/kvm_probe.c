@@ -48,9 +48,9 @@ static const unsigned char guest_code[] = {
 
 /* What the child tells the parent: one write of at most PIPE_BUF bytes. */
 struct answer {
-	int code;          /* errno of the step that failed, 0 for none */
-	const char *step;  /* a literal: the same address on both sides of a fork */
-	double speed;      /* instructions a second */
+	int code;         /* errno of the step that failed, 0 for none */
+	const char *step; /* a literal: the same address on both sides of a fork */
+	double speed;     /* instructions a second */
 };
 
 struct vm {
@@ -95,9 +95,9 @@ static int make_memory(struct vm *vm)
 	vm->memory = mmap(NULL, GUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (vm->memory == MAP_FAILED)
 		return -errno;
-	put64(vm->memory, GUEST_PML4, GUEST_PDPT | 3);      /* present, writable */
+	put64(vm->memory, GUEST_PML4, GUEST_PDPT | 3); /* present, writable */
 	put64(vm->memory, GUEST_PDPT, GUEST_PD | 3);
-	put64(vm->memory, GUEST_PD, 0x80 | 3);              /* 2 MiB page at 0 */
+	put64(vm->memory, GUEST_PD, 0x80 | 3); /* 2 MiB page at 0 */
 	memcpy(vm->memory + GUEST_CODE, guest_code, sizeof(guest_code));
 	struct kvm_userspace_memory_region region = {
 		.memory_size = GUEST_SIZE,
@@ -131,14 +131,18 @@ static int enter_long_mode(struct vm *vm)
 	vm->step = "KVM_GET_SREGS";
 	if (ioctl(vm->vcpu, KVM_GET_SREGS, &sregs) < 0)
 		return -errno;
-	struct kvm_segment data = { .limit = 0xffffffff, .selector = 0x10, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1 };
-	struct kvm_segment code = { .limit = 0xffffffff, .selector = 0x08, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1 };
+	struct kvm_segment data = {
+		.limit = 0xffffffff, .selector = 0x10, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1
+	};
+	struct kvm_segment code = {
+		.limit = 0xffffffff, .selector = 0x08, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1
+	};
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	sregs.cr0 = 0x80000033; /* PG, NE, ET, MP, PE */
 	sregs.cr3 = GUEST_PML4;
-	sregs.cr4 = 0x20;       /* PAE */
-	sregs.efer = 0x500;     /* LME, LMA */
+	sregs.cr4 = 0x20;   /* PAE */
+	sregs.efer = 0x500; /* LME, LMA */
 	vm->step = "KVM_SET_SREGS";
 	return ioctl(vm->vcpu, KVM_SET_SREGS, &sregs) < 0 ? -errno : 0;
 }
@@ -179,7 +183,7 @@ static int measure(struct vm *vm, double *speed)
 	if (r == 0)
 		r = run_loop(vm, COUNT_SMALL, speed);
 	/* The best of a few: another process on this CPU makes a run slower, nothing makes it faster. */
-	for (int i = 0; r == 0 && i < LARGE_RUNS && *speed > DOCTOR_KVM_USABLE / 20; i++) {
+	for (int i = 0; r == 0 && i<LARGE_RUNS && * speed> DOCTOR_KVM_USABLE / 20; i++) {
 		double once = 0;
 		r = run_loop(vm, COUNT_LARGE, &once);
 		if (i == 0 || once > *speed)
@@ -233,7 +237,8 @@ int doctor_kvm_probe(double *instructions_per_second, struct error *err)
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	if (r == -ETIMEDOUT)
-		return error_set(err, ETIMEDOUT, "KVM probe: the guest's loop did not end within %d ms", DOCTOR_KVM_BOUND_MS);
+		return error_set(err, ETIMEDOUT, "KVM probe: the guest's loop did not end within %d ms",
+				 DOCTOR_KVM_BOUND_MS);
 	if (r < 0)
 		return error_errno(err, -r, "KVM probe: the probing process died");
 	if (answer.code != 0)
