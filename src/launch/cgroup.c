@@ -1,0 +1,399 @@
+#include "launch/cgroup.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/str.h"
+
+static const char *const controllers[] = { "memory", "cpu", "pids", "cpuacct", "devices", "freezer" };
+static_assert(sizeof controllers / sizeof controllers[0] == CGROUP_KINDS, "one name a kind");
+#define NEEDED 3 /* the first so many must be there */
+
+#define PERIOD_US 20000 /* short, so that a quarter of a CPU stalls 15 ms at a time and not 75 */
+#define FILE_MAX 4096
+
+static int write_at(const struct cgroup_host *host, int dir, const char *file, const char *text, struct error *err)
+{
+	_cleanup_fd_ int fd = openat(dir, file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | host->create, 0600);
+	if (fd < 0)
+		return error_errno(err, errno, "cgroup: open %s", file);
+	if (write(fd, text, strlen(text)) < 0)
+		return error_errno(err, errno, "cgroup: write %s to %s", text, file);
+	return 0;
+}
+
+static int write_u64(const struct cgroup_host *host, int dir, const char *file, uint64_t value, struct error *err)
+{
+	char text[24];
+	snprintf(text, sizeof text, "%" PRIu64, value);
+	return write_at(host, dir, file, text, err);
+}
+
+/* A file that only some kernels have. */
+static int write_optional(const struct cgroup_host *host, int dir, const char *file, uint64_t value, struct error *err)
+{
+	int r = write_u64(host, dir, file, value, err);
+	return r == -ENOENT || r == -EOPNOTSUPP ? 0 : r;
+}
+
+static int read_at(int dir, const char *file, char *text, size_t room)
+{
+	_cleanup_fd_ int fd = openat(dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
+	ssize_t got = fd_read_all(fd, text, room - 1);
+	if (got < 0)
+		return (int)got;
+	text[got] = 0;
+	return 0;
+}
+
+static uint64_t number_after(const char *text, const char *key)
+{
+	size_t length = strlen(key);
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (!strncmp(line, key, length) && (!length || line[length] == ' '))
+			return strtoull(line + length, NULL, 10);
+	}
+	return 0;
+}
+
+/* ---- finding the hierarchies ---- */
+
+static bool word_in(const char *list, const char *word, char separator)
+{
+	size_t length = strlen(word);
+	for (const char *p = list; p; p = strchr(p, separator)) {
+		p += *p == separator;
+		if (!strncmp(p, word, length) && (!p[length] || p[length] == separator || p[length] == '\n'))
+			return true;
+	}
+	return false;
+}
+
+struct mount {
+	char point[512], type[16], options[256];
+};
+
+/* One line of mountinfo(5): id parent dev root POINT flags… - TYPE source OPTIONS. */
+static bool parse_mount(const char *line, size_t size, struct mount *m)
+{
+	char text[2048];
+	if (size >= sizeof text)
+		return false;
+	memcpy(text, line, size);
+	text[size] = 0;
+	char *tail = strstr(text, " - ");
+	if (!tail || sscanf(text, "%*s %*s %*s %*s %511s", m->point) != 1)
+		return false;
+	return sscanf(tail + 3, "%15s %*s %255s", m->type, m->options) == 2;
+}
+
+static void close_roots(struct cgroup_host *host)
+{
+	for (int i = 0; i < CGROUP_KINDS; i++)
+		fd_close(&host->root[i]);
+}
+
+static int open_group(const char *mount, const char *name, bool enable, const struct cgroup_host *host, struct error *err)
+{
+	static const char enabled[] = "+memory +cpu +pids";
+	_cleanup_fd_ int top = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (top < 0)
+		return error_errno(err, errno, "cgroup: open %s", mount);
+	int r = enable ? write_at(host, top, "cgroup.subtree_control", enabled, err) : 0;
+	if (r < 0)
+		return r;
+	if (mkdirat(top, name, 0755) < 0 && errno != EEXIST)
+		return error_errno(err, errno, "cgroup: make %s in %s", name, mount);
+	_cleanup_fd_ int group = openat(top, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (group < 0)
+		return error_errno(err, errno, "cgroup: open %s in %s", name, mount);
+	r = enable ? write_at(host, group, "cgroup.subtree_control", enabled, err) : 0;
+	return r < 0 ? r : fd_steal(&group);
+}
+
+static bool v2_is_complete(const char *mount)
+{
+	char list[FILE_MAX];
+	_cleanup_fd_ int top = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (top < 0 || read_at(top, "cgroup.controllers", list, sizeof list) < 0)
+		return false;
+	for (int i = 0; i < NEEDED; i++)
+		if (!word_in(list, controllers[i], ' '))
+			return false;
+	return true;
+}
+
+static int take_mount(struct cgroup_host *host, const struct mount *m, struct error *err)
+{
+	if (!strcmp(m->type, "cgroup2") && v2_is_complete(m->point)) {
+		close_roots(host);
+		host->version = 2;
+		host->root[0] = open_group(m->point, host->name, true, host, err);
+		return host->root[0] < 0 ? host->root[0] : 0;
+	}
+	if (strcmp(m->type, "cgroup") || host->version == 2)
+		return 0;
+	for (int i = 0; i < CGROUP_KINDS; i++) {
+		if (host->root[i] >= 0 || !word_in(m->options, controllers[i], ','))
+			continue;
+		host->root[i] = open_group(m->point, host->name, false, host, err);
+		if (host->root[i] < 0)
+			return host->root[i];
+	}
+	return 0;
+}
+
+int cgroup_host_open(struct cgroup_host *host, const char *mountinfo, const char *name, struct error *err)
+{
+	for (int i = 0; i < CGROUP_KINDS; i++)
+		host->root[i] = -1;
+	host->version = 1;
+	str_copy(host->name, sizeof host->name, name);
+	for (const char *line = mountinfo; *line;) {
+		size_t size = strcspn(line, "\n");
+		struct mount m;
+		int r = parse_mount(line, size, &m) ? take_mount(host, &m, err) : 0;
+		if (r < 0) {
+			close_roots(host);
+			return r;
+		}
+		line += size + (line[size] == '\n');
+	}
+	for (int i = 0; i < NEEDED && host->version == 1; i++) {
+		if (host->root[i] >= 0)
+			continue;
+		close_roots(host);
+		return error_set(err, ENOTSUP, "no cgroup controller \"%s\" (neither cgroup v2 nor a v1 hierarchy has it)",
+				 controllers[i]);
+	}
+	return 0;
+}
+
+void cgroup_host_end(struct cgroup_host *host)
+{
+	for (int i = 0; i < CGROUP_KINDS; i++) {
+		char path[40];
+		if (host->root[i] < 0)
+			continue;
+		snprintf(path, sizeof path, "../%s", host->name);
+		unlinkat(host->root[i], path, AT_REMOVEDIR);
+	}
+	close_roots(host);
+}
+
+/* ---- one group ---- */
+
+static int limit_v2(struct cgroup_host *h, int dir, const struct cgroup_limits *l, struct error *err)
+{
+	char cpu[48];
+	snprintf(cpu, sizeof cpu, "%" PRIu64 " %d", (uint64_t)l->cpu_quarters * (PERIOD_US / 4), PERIOD_US);
+	int r = write_u64(h, dir, "memory.max", l->memory_bytes, err);
+	r = r < 0 ? r : write_optional(h, dir, "memory.swap.max", 0, err);
+	r = r < 0 ? r : write_optional(h, dir, "memory.zswap.max", 0, err);
+	r = r < 0 ? r : write_u64(h, dir, "memory.oom.group", 1, err);
+	r = r < 0 ? r : write_at(h, dir, "cpu.max", cpu, err);
+	return r < 0 ? r : write_u64(h, dir, "pids.max", l->pids, err);
+}
+
+/* memory + swap may never be below memory, so the order of the two writes depends on the direction. */
+static int limit_memory_v1(struct cgroup_host *h, int dir, uint64_t bytes, struct error *err)
+{
+	char now[32] = "";
+	read_at(dir, "memory.limit_in_bytes", now, sizeof now);
+	bool grows = strtoull(now, NULL, 10) < bytes;
+	int r = grows ? write_optional(h, dir, "memory.memsw.limit_in_bytes", bytes, err) : 0;
+	r = r < 0 ? r : write_u64(h, dir, "memory.limit_in_bytes", bytes, err);
+	return r < 0 || grows ? r : write_optional(h, dir, "memory.memsw.limit_in_bytes", bytes, err);
+}
+
+static int limit_v1(struct cgroup_host *h, const struct cgroup *g, const struct cgroup_limits *l, struct error *err)
+{
+	int r = limit_memory_v1(h, g->dir[CGROUP_MEMORY], l->memory_bytes, err);
+	r = r < 0 ? r : write_optional(h, g->dir[CGROUP_MEMORY], "memory.swappiness", 0, err);
+	r = r < 0 ? r : write_u64(h, g->dir[CGROUP_CPU], "cpu.cfs_period_us", PERIOD_US, err);
+	r = r < 0 ? r : write_u64(h, g->dir[CGROUP_CPU], "cpu.cfs_quota_us",
+				  (uint64_t)l->cpu_quarters * (PERIOD_US / 4), err);
+	return r < 0 ? r : write_u64(h, g->dir[CGROUP_PIDS], "pids.max", l->pids, err);
+}
+
+/* v1 can keep device nodes shut by itself; on v2 that would take a BPF program, and the jail has three nodes anyway. */
+static int limit_devices(struct cgroup_host *h, const struct cgroup *g, struct error *err)
+{
+	int dir = g->dir[CGROUP_DEVICES];
+	if (h->version != 1 || dir < 0)
+		return 0;
+	int r = write_at(h, dir, "devices.deny", "a", err);
+	r = r < 0 ? r : write_at(h, dir, "devices.allow", "c 1:3 rw", err);
+	r = r < 0 ? r : write_at(h, dir, "devices.allow", "c 1:9 r", err);
+	return r < 0 || !h->kvm ? r : write_at(h, dir, "devices.allow", "c 10:232 rw", err);
+}
+
+int cgroup_limit(struct cgroup_host *host, const struct cgroup *g, const struct cgroup_limits *limits, struct error *err)
+{
+	return host->version == 2 ? limit_v2(host, g->dir[0], limits, err) : limit_v1(host, g, limits, err);
+}
+
+static int open_dirs(struct cgroup_host *host, const char *id, struct cgroup *g, struct error *err)
+{
+	for (int i = 0; i < CGROUP_KINDS; i++) {
+		if (host->root[i] < 0)
+			continue;
+		/* Hierarchies that hold two controllers (cpu,cpuacct) are entered twice: the folder is there already. */
+		if (mkdirat(host->root[i], id, 0755) < 0 && errno != EEXIST)
+			return error_errno(err, errno, "cgroup: make %s (%s)", id, controllers[i]);
+		g->dir[i] = openat(host->root[i], id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		if (g->dir[i] < 0)
+			return error_errno(err, errno, "cgroup: open %s (%s)", id, controllers[i]);
+	}
+	return 0;
+}
+
+int cgroup_make(struct cgroup_host *host, const char *id, const struct cgroup_limits *limits, struct cgroup *g,
+		struct error *err)
+{
+	for (int i = 0; i < CGROUP_KINDS; i++)
+		g->dir[i] = -1;
+	int r = open_dirs(host, id, g, err);
+	r = r < 0 ? r : cgroup_limit(host, g, limits, err);
+	r = r < 0 ? r : limit_devices(host, g, err);
+	if (r < 0)
+		cgroup_remove(host, id, g);
+	return r;
+}
+
+int cgroup_clone_fd(const struct cgroup_host *host, const struct cgroup *g)
+{
+	return host->version == 2 ? g->dir[0] : -1;
+}
+
+int cgroup_enter(const struct cgroup_host *host, const struct cgroup *g)
+{
+	if (host->version == 2)
+		return 0;
+	for (int i = 0; i < CGROUP_KINDS; i++) {
+		int r = g->dir[i] < 0 ? 0 : write_at(host, g->dir[i], "tasks", "0", NULL);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static uint64_t read_number(int dir, const char *file, const char *key)
+{
+	char text[FILE_MAX];
+	return dir >= 0 && read_at(dir, file, text, sizeof text) == 0 ? number_after(text, key) : 0;
+}
+
+static uint64_t read_plain(int dir, const char *file)
+{
+	char text[64];
+	return dir >= 0 && read_at(dir, file, text, sizeof text) == 0 ? strtoull(text, NULL, 10) : 0;
+}
+
+int cgroup_usage(struct cgroup_host *host, const struct cgroup *g, struct cgroup_use *use, struct error *err)
+{
+	int memory = g->dir[CGROUP_MEMORY];
+	if (memory < 0)
+		return error_set(err, ENOENT, "no cgroup");
+	if (host->version == 2) {
+		*use = (struct cgroup_use){
+			.cpu_us = read_number(memory, "cpu.stat", "usage_usec"),
+			.memory_bytes = read_plain(memory, "memory.current"),
+			.oom_kills = read_number(memory, "memory.events", "oom_kill"),
+			.pids = (uint32_t)read_plain(memory, "pids.current"),
+		};
+	} else {
+		*use = (struct cgroup_use){
+			.cpu_us = read_plain(g->dir[CGROUP_CPUACCT], "cpuacct.usage") / 1000,
+			.memory_bytes = read_plain(memory, "memory.usage_in_bytes"),
+			.oom_kills = read_number(memory, "memory.oom_control", "oom_kill"),
+			.pids = (uint32_t)read_plain(g->dir[CGROUP_PIDS], "pids.current"),
+		};
+	}
+	return 0;
+}
+
+/* Without cgroup.kill (v1, v2 before 5.14). The VM is PID 1 of its namespace, so one pass is mostly enough. */
+static void kill_each(int dir)
+{
+	for (int pass = 0; pass < 8; pass++) {
+		int fd = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+		_cleanup_file_ FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+		int pid, count = 0;
+		if (!f && fd >= 0)
+			close(fd);
+		while (f && fscanf(f, "%d", &pid) == 1 && pid > 1 && ++count)
+			kill(pid, SIGKILL);
+		if (!count)
+			return;
+	}
+}
+
+void cgroup_kill(struct cgroup_host *host, const struct cgroup *g)
+{
+	int dir = g->dir[0];
+	if (dir < 0 || (host->version == 2 && write_at(host, dir, "cgroup.kill", "1", NULL) == 0))
+		return;
+	kill_each(dir);
+}
+
+int cgroup_remove(struct cgroup_host *host, const char *id, struct cgroup *g)
+{
+	int result = 0;
+	for (int i = 0; i < CGROUP_KINDS; i++) {
+		if (host->root[i] < 0)
+			continue;
+		if (unlinkat(host->root[i], id, AT_REMOVEDIR) < 0 && errno != ENOENT)
+			result = -errno;
+		else
+			fd_close(&g->dir[i]);
+	}
+	return result;
+}
+
+/* ---- what an earlier launcher left ---- */
+
+static bool remove_soon(struct cgroup_host *host, const char *id)
+{
+	struct cgroup g;
+	for (int i = 0; i < CGROUP_KINDS; i++)
+		g.dir[i] = host->root[i] < 0 ? -1 : openat(host->root[i], id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	for (int tries = 0; tries < 200; tries++) {
+		cgroup_kill(host, &g);
+		if (cgroup_remove(host, id, &g) == 0)
+			return true;
+		usleep(10000); /* the kernel gives no event for "the last process of this group is gone" on v1 */
+	}
+	for (int i = 0; i < CGROUP_KINDS; i++)
+		fd_close(&g.dir[i]);
+	return false;
+}
+
+uint32_t cgroup_sweep(struct cgroup_host *host)
+{
+	uint32_t count = 0;
+	for (int i = 0; i < CGROUP_KINDS; i++) {
+		int fd = host->root[i] < 0 ? -1 : openat(host->root[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+		if (!dir) {
+			fd_close(&fd);
+			continue;
+		}
+		for (struct dirent *e; (e = readdir(dir));)
+			if (e->d_type == DT_DIR && e->d_name[0] != '.')
+				count += remove_soon(host, e->d_name);
+		closedir(dir);
+	}
+	return count;
+}
