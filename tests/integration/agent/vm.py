@@ -154,6 +154,7 @@ class VM:
                         self.scratch], check=True)
         self.qmp_path, path = self.dir / "qmp", self.dir / "agent"
         self.console = open(self.dir / "console", "w+b")
+        loud = os.environ.get("AKIRA_TEST_CMDLINE", "quiet")
         base = CACHE / "images" / image / "image.erofs"
         acpi = "on" if manifest["acpi"] else "off"
         command = [
@@ -162,7 +163,7 @@ class VM:
             "-accel", "tcg", "-cpu", "max", "-m", str(memory), "-smp", str(cpus), "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot", "-serial", "stdio",
             "-kernel", guest / "kernel", "-initrd", guest / "initramfs.cpio",
-            "-append", f"console=ttyS0 quiet panic=-1 reboot=t {manifest['cmdline']}",
+            "-append", f"console=ttyS0 {loud} panic=-1 reboot=t {manifest['cmdline']}",
             "-drive", f"id=base,if=none,format=raw,readonly=on,file={base}",
             "-device", "virtio-blk-device,drive=base,serial=base",
             "-drive", f"id=scratch,if=none,format=raw,discard=unmap,file={self.scratch}",
