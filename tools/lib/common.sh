@@ -21,6 +21,11 @@ die() {
 	exit 1
 }
 
+# has_value "$@": dies if the option in $1 is the last word.
+has_value() {
+	[[ $# -gt 1 && -n $2 ]] || die "$1 needs a value (see --help)"
+}
+
 # step TEXT...: one line of progress with the seconds since the start.
 step() {
 	local us=$((${EPOCHREALTIME/./} - step_start))
