@@ -173,7 +173,7 @@ static int restrict_calls(const struct jail_host *host, struct error *err)
 {
 	int r = 0;
 	if (host->landlock && !jail_without("landlock"))
-		r = landlock_restrict(host->landlock);
+		r = landlock_restrict(host->landlock, host->program);
 	if (r < 0)
 		return error_errno(err, -r, "Landlock (ABI %d)", host->landlock);
 	r = jail_without("seccomp") ? 0 : filter_install(&host->filter);

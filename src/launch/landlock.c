@@ -51,15 +51,20 @@ static int add(int ruleset, const char *path, uint64_t access)
 	return syscall(SYS_landlock_add_rule, ruleset, RULE_PATH, &rule, 0) < 0 ? -errno : 0;
 }
 
-int landlock_restrict(int abi)
+int landlock_restrict(int abi, const char *program)
 {
+	static const char *const readable[] = { "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share" };
 	struct ruleset attributes = { handled(abi), abi >= 4 ? NET_TCP : 0, abi >= 6 ? SCOPES : 0 };
 	size_t size = abi >= 6 ? 24 : abi >= 4 ? 16 : 8;
 	uint64_t all = handled(abi);
 	_cleanup_fd_ int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attributes, size, 0);
 	if (ruleset < 0)
 		return -errno;
-	int r = add(ruleset, "/", FS_EXECUTE | FS_READ_FILE | FS_READ_DIR);
+	/* Landlock takes an exec for reading as well; the mode of the program (0111) is what forbids that. */
+	int r = add(ruleset, program, FS_EXECUTE | FS_READ_FILE);
+	for (size_t i = 0; r == 0 && i < sizeof readable / sizeof readable[0]; i++)
+		r = add(ruleset, readable[i], FS_EXECUTE | FS_READ_FILE | FS_READ_DIR);
+	r = r < 0 ? r : add(ruleset, "/dev/urandom", FS_READ_FILE);
 	r = r < 0 ? r : add(ruleset, "/vm", all & (FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE));
 	r = r < 0 ? r : add(ruleset, "/dev/null", FS_READ_FILE | FS_WRITE_FILE);
 	r = r < 0 ? r : add(ruleset, "/dev/kvm", all & (FS_READ_FILE | FS_WRITE_FILE | FS_IOCTL_DEV));

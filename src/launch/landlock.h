@@ -3,5 +3,8 @@
 
 /* ABI version, 0 if the kernel has none. */
 int landlock_abi(void);
-/* Read and run what the jail holds, write to /vm and the nodes, nothing else; no TCP, no signals out. 0 or -errno. */
-int landlock_restrict(int abi);
+/*
+ * Run the program, read libraries and firmware, read and write /vm and the nodes, nothing else; no TCP, no abstract
+ * sockets and no signals to the outside. 0 or -errno.
+ */
+int landlock_restrict(int abi, const char *program);

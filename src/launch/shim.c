@@ -1,5 +1,5 @@
 /*
- * Preloaded into the VM process (LD_PRELOAD, set by the jail). It does three things and keeps quiet:
+ * Preloaded into the VM process (LD_PRELOAD, set by the jail). It does four things and keeps quiet:
  *
  * 1. At load it makes the process undumpable (no core, no ptrace, no /proc/PID/mem by the same uid).
  * 2. When QEMU's main loop begins it installs the second seccomp filter on all threads (TSYNC); if it cannot, it ends
@@ -8,6 +8,9 @@
  *    mapped, QEMU's own -sandbox is on, no instruction of the guest has run.
  * 3. fallocate(FALLOC_FL_ZERO_RANGE) becomes FALLOC_FL_PUNCH_HOLE: QEMU zeroes with the former, which allocates the
  *    blocks; with the latter a sparse disk stays sparse. Both read as zeros.
+ * 4. /vm/ram that is mounted read-only can be opened for reading and writing and is then open for reading: QEMU 7.2
+ *    opens a memory-backend-file like that even with share=off, whose private mapping needs no more. So many VMs can
+ *    map one template without any of them being able to change it.
  */
 #undef _FILE_OFFSET_BITS /* with it the header makes one symbol of fallocate and fallocate64; both are wanted */
 #include <dlfcn.h>
@@ -16,6 +19,7 @@
 #include <linux/falloc.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -118,4 +122,35 @@ EXPORT int fallocate(int fd, int mode, off_t offset, off_t size)
 EXPORT int fallocate64(int fd, int mode, off64_t offset, off64_t size)
 {
 	return fallocate(fd, mode, offset, size);
+}
+
+static int open_ram(const char *path, int flags, mode_t mode)
+{
+	int fd = (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+	if (fd < 0 && (errno == EROFS || errno == EACCES) && (flags & O_ACCMODE) == O_RDWR && !strcmp(path, "/vm/ram"))
+		fd = (int)syscall(SYS_openat, AT_FDCWD, path, (flags & ~(O_ACCMODE | O_CREAT)) | O_RDONLY, 0);
+	return fd;
+}
+
+static mode_t mode_of(int flags, va_list args)
+{
+	return flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, mode_t) : 0;
+}
+
+EXPORT int open(const char *path, int flags, ...)
+{
+	va_list args;
+	va_start(args, flags);
+	mode_t mode = mode_of(flags, args);
+	va_end(args);
+	return open_ram(path, flags, mode);
+}
+
+EXPORT int open64(const char *path, int flags, ...)
+{
+	va_list args;
+	va_start(args, flags);
+	mode_t mode = mode_of(flags, args);
+	va_end(args);
+	return open_ram(path, flags | O_LARGEFILE, mode);
 }
