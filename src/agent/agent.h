@@ -33,6 +33,7 @@ struct agent {
 	struct session session;
 	struct watch port;
 	bool port_readable, port_writable;
+	bool connected;         /* a host is at the other end of the port */
 	uint8_t phase;          /* enum guest_phase */
 
 	/* descriptors that live as long as the agent; -1 before they are there */

@@ -220,10 +220,16 @@ static void port_ready(struct watch *watch, uint32_t events)
 {
 	struct agent *a = (struct agent *)((char *)watch - offsetof(struct agent, port));
 
+	/* Only the change counts: at the start, data may be here before the kernel knows that a host is. */
+	if (!(events & EPOLLHUP)) {
+		a->connected = true;
+	} else if (a->connected) {
+		a->connected = false;
+		session_hangup(&a->session);
+	}
 	a->port_readable = a->port_writable = true;
 }
 
-/* Without a host at its other end the port reads as ended; a new one is an event. */
 static bool read_port(struct agent *a)
 {
 	bool did = false;
@@ -237,11 +243,8 @@ static bool read_port(struct agent *a)
 		if (n > 0) {
 			session_received(&a->session, (size_t)n);
 			did = true;
-		} else if (n == 0) {
-			session_hangup(&a->session);
-			a->port_readable = false;
-		} else if (errno == EAGAIN) {
-			a->port_readable = false;
+		} else if (n == 0 || errno == EAGAIN) {
+			a->port_readable = false; /* 0: no host at the other end; a new one is an event */
 		} else if (errno != EINTR) {
 			agent_die("read the port: %m");
 		}
