@@ -4,7 +4,7 @@
  *
  * Meaning of the rules
  *   Always blocked, whatever stands in them: the ranges in proto/address.h, the host itself, other sandboxes, TCP 25,
- *   everything inbound, IPv6.
+ *   DNS to others than the gateway (ports 53 and 853), everything inbound, IPv6.
  *   outbound "allow" (default): every other address is reachable but those in deny. `allow` then adds nothing.
  *   outbound "deny": nothing is reachable but the CIDRs in allow and the addresses that names in allow resolved to.
  *   deny wins over allow, for CIDRs as for names. "example.com" is that name alone; "*.example.com" is every name

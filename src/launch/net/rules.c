@@ -94,6 +94,7 @@ static void put_ways(struct buf *text)
 		"ip daddr @blocked counter name n_private goto refuse\n"
 		"fib daddr type != unicast counter name n_private drop\n"
 		"tcp dport 25 counter name n_policy goto refuse\n"
+		"meta l4proto { tcp, udp } th dport { 53, 853 } counter name n_policy goto refuse\n"
 		"ip daddr @deny counter name n_policy goto refuse\n"
 		"goto verdict_out\n}\n"
 		"chain back {\n"

@@ -5,7 +5,7 @@
  *   1. netdev/ingress of the tap, before the stack sees it: frames of the guest's MAC to the gateway's MAC, IPv4 or an
  *      ARP question for the gateway; no VLAN, no other ethertype; no IP options, fragments, TTL below 2, protocols but
  *      TCP, UDP and ICMP echo; the guest's own source address; packets a second.
- *   2. inet/forward inside the slot: never the always-blocked ranges, never TCP 25, not what the policy denies; then
+ *   2. inet/forward inside the slot: never the always-blocked ranges, never TCP 25, never DNS to others (53, 853), not what the policy denies; then
  *      what the policy allows, within new flows a second and tracked connections. Back only what belongs to a flow, and
  *      only from an address that the policy allows now. So a new policy cuts flows by itself, in the same instant and
  *      in both directions, with no window and no list of connections to walk.
