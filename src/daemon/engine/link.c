@@ -584,6 +584,21 @@ int link_signal(struct link_stream *s, enum guest_type type, const struct tlv_wr
 	return r < 0 ? dead_error(s->link, err) : 0;
 }
 
+int link_close_soon(struct link_stream *s)
+{
+	struct guest_header header = { .type = GUEST_CLOSE, .stream = s->id };
+	unsigned char bytes[GUEST_HEADER_SIZE];
+
+	guest_put_header(bytes, &header);
+	if (pthread_mutex_trylock(&s->link->sending) != 0)
+		return -EAGAIN;
+	ssize_t n = send(s->link->fd, bytes, sizeof(bytes), MSG_NOSIGNAL | MSG_DONTWAIT);
+	pthread_mutex_unlock(&s->link->sending);
+	if (n > 0 && n < (ssize_t)sizeof(bytes))
+		link_kill(s->link, "the guest's channel took half a frame");
+	return n < 0 ? -EAGAIN : 0;
+}
+
 /* The guest's ERROR as ours. Its errno is a claim: only those that mean something to a caller are passed on. */
 static int guest_error(const struct link_frame *frame, struct error *err)
 {

@@ -54,5 +54,7 @@ int link_next(struct link_stream *stream, int wait_ms, int watch, struct link_fr
 int link_send(struct link_stream *stream, const void *data, size_t size, int timeout_ms, struct error *err);
 int link_send_eof(struct link_stream *stream, struct error *err);
 int link_signal(struct link_stream *stream, enum guest_type type, const struct tlv_writer *fields, struct error *err);
+/* CLOSE without forgetting the stream (EXIT follows) and without waiting: -EAGAIN if the channel is full just now. */
+int link_close_soon(struct link_stream *stream);
 /* Sends CLOSE unless the stream ended, and forgets it. NULL is fine. */
 void link_close(struct link_stream *stream);

@@ -1,0 +1,334 @@
+/*
+ * Pause: RAM and device state go to PAUSED/<id>/state beside a manifest that is written last, the VM process ends, the
+ * scratch disk stays. The folder is the truth: while it is whole the sandbox is paused, whatever the store's row says
+ * (a crash may lie between the two). It is taken away before a resumed VM runs its first instruction, because from
+ * then on the disk moves on without it.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "daemon/sandbox/internal.h"
+#include "daemon/sandbox/paused.h"
+
+#define SAVE_MS 120000
+
+/* ---- the folder ---- */
+
+static int hash_state(struct sandboxes *s, const char *id, int fd, char hex[65])
+{
+	static const char purpose[] = "akira paused";
+	static const size_t step = 1 << 20;
+	_cleanup_free_ unsigned char *data = malloc(step);
+	crypto_generichash_state state;
+	unsigned char hash[32];
+	off_t at = 0;
+	ssize_t n;
+
+	if (!data)
+		return -ENOMEM;
+	crypto_generichash_init(&state, store_secret(s->store), 32, sizeof(hash));
+	crypto_generichash_update(&state, (const unsigned char *)purpose, sizeof(purpose));
+	crypto_generichash_update(&state, (const unsigned char *)id, strlen(id) + 1);
+	while ((n = pread(fd, data, step, at)) > 0) {
+		crypto_generichash_update(&state, data, (unsigned long long)n);
+		at += n;
+	}
+	crypto_generichash_final(&state, hash, sizeof(hash));
+	str_hex(hex, hash, sizeof(hash));
+	return n < 0 ? -errno : 0;
+}
+
+void paused_remove(struct sandboxes *s, const char *id)
+{
+	char gone[STORE_ID_MAX + 8];
+	int dir = s->disk.folders[FOLDER_PAUSED];
+
+	/* Renamed first: a folder that is half removed must not look whole. */
+	snprintf(gone, sizeof(gone), "gone-%s", id);
+	if (renameat(dir, id, dir, gone) == 0)
+		(void)fsync(dir);
+	disk_remove(&s->disk, FOLDER_PAUSED, gone);
+}
+
+static int write_manifest(struct sandboxes *s, const struct box *box, int dir, int state, struct error *err)
+{
+	char hex[65];
+	int r = hash_state(s, box->id, state, hex);
+	if (r < 0)
+		return error_errno(err, -r, "read the saved state");
+	json_t *manifest = json_pack("{s:s, s:I, s:I}", "checksum", hex, "left_ms", (json_int_t)box->left_ms, "last_stream",
+				     (json_int_t)box->last_stream);
+	_cleanup_free_ char *text = json_dumps(manifest, JSON_COMPACT);
+	json_decref(manifest);
+	if (!text)
+		return error_set(err, ENOMEM, "no memory for a manifest");
+	return fd_write_file(dir, "manifest.json", text, strlen(text), 0600, err);
+}
+
+int paused_read(struct sandboxes *s, const char *id, struct paused *paused, struct error *err)
+{
+	_cleanup_fd_ int dir = openat(s->disk.folders[FOLDER_PAUSED], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0)
+		return error_errno(err, errno, "open the saved state");
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+	int r = fd_read_file(dir, "manifest.json", 4096, &text, &size, err);
+	if (r < 0)
+		return r;
+	json_t *manifest = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
+	const char *expected = json_string_value(json_object_get(manifest, "checksum"));
+	json_int_t left = json_integer_value(json_object_get(manifest, "left_ms"));
+	json_int_t last = json_integer_value(json_object_get(manifest, "last_stream"));
+	paused->left_ms = left > 0 ? left : 0;
+	paused->last_stream = last > 0 && last < UINT32_MAX ? (uint32_t)last : UINT32_MAX - 1;
+	if (str_copy(paused->checksum, sizeof(paused->checksum), expected ? expected : "") < 0 ||
+	    strlen(paused->checksum) != 64)
+		r = error_set(err, EPROTO, "the saved state's manifest is malformed");
+	json_decref(manifest);
+	return r;
+}
+
+static int paused_verify(struct sandboxes *s, const char *id, struct error *err)
+{
+	struct paused paused;
+	char path[STORE_ID_MAX + 8], hex[65];
+	int r = paused_read(s, id, &paused, err);
+	if (r < 0)
+		return r;
+	snprintf(path, sizeof(path), "%s/state", id);
+	_cleanup_fd_ int fd = fd_open_beneath(s->disk.folders[FOLDER_PAUSED], path, O_RDONLY | O_NONBLOCK, 0);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return error_set(err, EPROTO, "the saved state is missing");
+	r = hash_state(s, id, fd, hex);
+	if (r < 0 || sodium_memcmp(hex, paused.checksum, 64) != 0)
+		return error_set(err, EPROTO, "the saved state is damaged");
+	return 0;
+}
+
+/* ---- pause ---- */
+
+/* The stopped VM's state into a folder of its own, whole or not at all. */
+static int save(struct box *box, struct vm *vm, struct error *err)
+{
+	struct sandboxes *s = box->s;
+	char temporary[STORE_ID_MAX + 8];
+	int parent = s->disk.folders[FOLDER_PAUSED];
+
+	snprintf(temporary, sizeof(temporary), "tmp-%s", box->id);
+	disk_remove(&s->disk, FOLDER_PAUSED, temporary);
+	if (mkdirat(parent, temporary, 0700) < 0)
+		return error_errno(err, errno, "make a folder for the saved state");
+	_cleanup_fd_ int dir = openat(parent, temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_fd_ int state = dir < 0 ? -1 : openat(dir, "state", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int r = state < 0 ? error_errno(err, errno, "make a file for the saved state") : 0;
+	if (r == 0)
+		r = vm_save(vm, state, SAVE_MS, err);
+	if (r == 0 && FAULT("pause-saved") < 0)
+		r = error_set(err, EIO, "injected: pause-saved");
+	if (r == 0 && fsync(state) < 0)
+		r = error_errno(err, errno, "sync the saved state");
+	if (r == 0)
+		r = write_manifest(s, box, dir, state, err);
+	if (r == 0 && renameat(parent, temporary, parent, box->id) < 0)
+		r = error_errno(err, errno, "name the saved state");
+	if (r == 0 && fsync(parent) < 0)
+		r = error_errno(err, errno, "sync the saved state's folder");
+	if (r < 0) {
+		disk_remove(&s->disk, FOLDER_PAUSED, temporary);
+		paused_remove(s, box->id);
+	}
+	return r;
+}
+
+static struct vm *take_running(struct box *box, struct error *err)
+{
+	struct vm *vm = NULL;
+
+	pthread_mutex_lock(&box->lock);
+	if (box->row.status == SANDBOX_RUNNING && box->machine && !box->reason[0])
+		vm = vm_get(box->machine->vm);
+	pthread_mutex_unlock(&box->lock);
+	if (!vm)
+		error_set(err, EBUSY, "the sandbox is not running");
+	return vm;
+}
+
+int box_pause_held(struct box *box, struct error *err)
+{
+	if (box->row.status == SANDBOX_PAUSED)
+		return 0;
+	struct vm *vm = take_running(box, err);
+	if (!vm)
+		return -EBUSY;
+
+	box_book_usage(box, time_wall_ms());
+	int r = disk_room(&box->s->disk, (uint64_t)box->row.memory_mib << 20, err);
+	if (r == 0)
+		r = vm_stop(vm, err);
+	if (r == 0) {
+		int64_t left = box->deadline_ms - time_mono_ms();
+		box->left_ms = left > 0 ? left : 0;
+		box->last_stream = link_last_stream(vm_link(vm));
+		r = save(box, vm, err);
+		if (r < 0)
+			(void)vm_run(vm, NULL);
+	}
+	vm_put(vm);
+	if (r < 0)
+		return r;
+
+	pthread_mutex_lock(&box->lock);
+	struct machine *m = box->machine;
+	bool ended = box->reason[0] != '\0';
+	if (!ended) {
+		box->machine = NULL;
+		box->row.status = SANDBOX_PAUSED;
+		box->row.expires_ms = 0;
+	}
+	pthread_mutex_unlock(&box->lock);
+	if (ended)
+		return error_set(err, EBUSY, "the sandbox is ending (%s)", box->reason);
+	m->keep_scratch = true;
+	machine_stop(m);
+	(void)FAULT("pause-store");
+	r = box_save(box, err);
+	log_info("sandbox_paused", "sandbox", box->id, "org", box->org);
+	return r;
+}
+
+int sandbox_pause(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct sandbox_info *info,
+		  struct error *err)
+{
+	struct box *box;
+	int r = box_hold(s, actor, id, &box, err);
+	if (r < 0)
+		return r;
+	r = box_pause_held(box, err);
+	if (r == 0 && info_fill(box, info) < 0)
+		r = error_set(err, ENOMEM, "no memory for an answer");
+	box_release(box);
+	return r;
+}
+
+/* ---- resume ---- */
+
+static void resumed(struct box *box, struct machine *m)
+{
+	pthread_mutex_lock(&box->lock);
+	box->machine = m;
+	box->row.status = SANDBOX_RUNNING;
+	box->row.expires_ms = time_wall_ms() + box->left_ms;
+	box->deadline_ms = time_mono_ms() + box->left_ms;
+	box->last_call_ms = time_mono_ms();
+	box->used_until_ms = (uint64_t)time_wall_ms();
+	box->cpu_us_before = box->sample_cpu_us = 0;
+	box->sample_ms = 0;
+	box->counted = (struct policy_counters){ 0 };
+	pthread_cond_broadcast(&box->changed);
+	pthread_mutex_unlock(&box->lock);
+}
+
+static int resume_personality(struct box *box, struct machine *m, const struct image *image, struct error *err)
+{
+	char **env = env_of(image, box->row.env);
+	char hostname[64];
+	hostname_of(box->row.name, hostname);
+	struct personality p = {
+		.hostname = hostname, .workdir = image->workdir, .env = env, .sandbox_id = box->id,
+	};
+	int r = env ? machine_personalise(m, &p, err) : error_set(err, ENOMEM, "no memory for a sandbox's environment");
+	if (r == 0)
+		r = machine_settle(m, box->row.cpu_units, err);
+	env_free(env);
+	return r;
+}
+
+static int wake_machine(struct box *box, struct machine **out, struct error *err)
+{
+	struct sandboxes *s = box->s;
+	struct shape shape = {
+		.cpu_units = box->row.cpu_units, .memory_mib = box->row.memory_mib, .storage_gb = box->row.storage_gb,
+	};
+	struct machine_source source = {
+		.id = box->id, .disk = -1, .paused = box->id, .first_stream = box->last_stream + 1,
+	};
+	struct net_rules *rules = NULL;
+	struct image image = { .fd = -1 };
+	struct machine *m = NULL;
+
+	snprintf(shape.image, sizeof(shape.image), "%.127s", box->row.image);
+	snprintf(shape.digest, sizeof(shape.digest), "%s", box->row.image_digest);
+	int r = paused_verify(s, box->id, err);
+	if (r == 0)
+		r = rules_of_json(box->row.network, &rules, err);
+	if (r == 0)
+		r = images_find(s->config.images, shape.image, &image, err);
+	if (r == 0)
+		r = machine_start(s, &shape, &source, &m, err);
+	if (r == 0)
+		r = net_service_attach(s->config.net, m->slot.number, &m->slot.net, rules, err);
+	if (r == 0) {
+		m->attached = true;
+		r = resume_personality(box, m, &image, err);
+	}
+	net_rules_free(rules);
+	image_free(&image);
+	if (r < 0 && m)
+		machine_stop(m);
+	else
+		*out = m;
+	return r;
+}
+
+int box_resume_held(struct box *box, struct error *err)
+{
+	struct machine *m = NULL;
+	struct error local = { 0 };
+	char name[STORE_ID_MAX + 8];
+
+	err = err ? err : &local;
+	if (box->row.status != SANDBOX_PAUSED)
+		return box->row.status == SANDBOX_RUNNING ? 0 : error_set(err, EBUSY, "the sandbox is not paused");
+	int r = wake_machine(box, &m, err);
+	if (r < 0) {
+		/* With its saved state still there it can be tried again; without, it is lost, and says so. */
+		snprintf(name, sizeof(name), "%s", box->id);
+		if (faccessat(box->s->disk.folders[FOLDER_PAUSED], name, F_OK, 0) < 0 || r == -EPROTO)
+			box_end(box, "host_error", err->text);
+		return r;
+	}
+	m->keep_scratch = false;
+	resumed(box, m);
+	machine_own(m, box_machine_ended, box);
+	r = box_save(box, err);
+	log_info("sandbox_resumed", "sandbox", box->id, "org", box->org);
+	return r;
+}
+
+int sandbox_resume(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct sandbox_info *info,
+		   struct error *err)
+{
+	struct box *box;
+	int r = box_hold(s, actor, id, &box, err);
+	if (r < 0)
+		return r;
+	r = box_resume_held(box, err);
+	if (r == 0 && info_fill(box, info) < 0)
+		r = error_set(err, ENOMEM, "no memory for an answer");
+	box_release(box);
+	return r;
+}

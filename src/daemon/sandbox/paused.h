@@ -1,0 +1,13 @@
+/* What is known of a saved state without reading all of it. */
+#pragma once
+
+#include "daemon/sandbox/internal.h"
+
+struct paused {
+	int64_t left_ms;       /* of the sandbox's lifetime */
+	uint32_t last_stream;  /* of its agent's channel */
+	char checksum[65];
+};
+
+/* The manifest of PAUSED/<id>. -ENOENT when there is none, so that the state is not whole. */
+int paused_read(struct sandboxes *s, const char *id, struct paused *paused, struct error *err);
