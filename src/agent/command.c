@@ -199,6 +199,8 @@ static void note_read(struct command *c, struct output *out, ssize_t n, size_t a
 {
 	if (n < 0 && errno == EAGAIN)
 		out->readable = false;
+	else if (n < 0 && c->terminal && !c->reaped)
+		out->readable = false; /* EIO: nobody holds it just now. To close it would be a SIGHUP to who is exiting. */
 	else if (n <= 0)
 		close_output(out);
 	else if (!c->terminal && (size_t)n < asked && !out->hung_up)
