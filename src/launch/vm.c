@@ -94,7 +94,7 @@ static void take_output(struct vms *vms, struct vm *vm)
 
 /* ---- the end of a VM ---- */
 
-static void vm_free(struct vms *vms, struct vm *vm)
+static void release(struct vms *vms, struct vm *vm)
 {
 	struct vm_file_rules rules = rules_of(vms);
 	for (uint32_t i = 0; i < vm->file_count; i++) {
@@ -103,9 +103,16 @@ static void vm_free(struct vms *vms, struct vm *vm)
 	}
 	fd_close(&vm->pidfd);
 	fd_close(&vm->output);
-	fd_close(&vm->status);
+	vm->file_count = 0;
 	if (vm->uid)
 		uids_give(&vms->uids, vm->uid);
+	vm->uid = 0;
+}
+
+static void vm_free(struct vms *vms, struct vm *vm)
+{
+	release(vms, vm);
+	fd_close(&vm->status);
 	vms->vm[vm->index] = NULL;
 	while (vms->top > 0 && !vms->vm[vms->top - 1])
 		vms->top--;
@@ -139,6 +146,7 @@ static bool clean(struct vms *vms, struct vm *vm)
 	}
 	if (vm->output >= 0)
 		take_output(vms, vm);
+	release(vms, vm); /* before the report: who waits for it may use the files at once */
 	report(vm, oom);
 	vm_free(vms, vm);
 	return true;

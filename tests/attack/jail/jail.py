@@ -196,10 +196,10 @@ class Raw:
                         self.u32(self.NET, 10 << 24 | 231 << 16) + self.field(self.KVM, b"\0"))
 
     def start_fields(self, vm="x", files=(), fds=0, args=("nothing",), slot=0xffffffff, **changes):
-        fields = {"id": self.field(self.ID, vm), "slot": self.u32(self.SLOT, slot),
-                  "args": b"".join(self.field(self.ARG, a) for a in args),
-                  "files": b"".join(self.field(self.WRITE if w else self.READ, n) for n, w in files),
-                  "fds": self.u32(self.FDS, fds), "quarters": self.u32(self.QUARTERS, 4),
+        fields = {"id": self.field(self.ID, vm), "slot_": self.u32(self.SLOT, slot),
+                  "args_": b"".join(self.field(self.ARG, a) for a in args),
+                  "files_": b"".join(self.field(self.WRITE if w else self.READ, n) for n, w in files),
+                  "fds_": self.u32(self.FDS, fds), "quarters": self.u32(self.QUARTERS, 4),
                   "memory": self.u64(self.MEMORY, 64 * MIB), "fsize": self.u64(self.FSIZE, 1 << 30)}
         fields.update(changes)
         return b"".join(fields.values())
