@@ -478,6 +478,12 @@ class World:
             ["nsenter", f"--net={self.slot_path(number)}", *words], check=True, capture_output=True, text=True
         ).stdout
 
+    def slot_packets(self, way, number=0, tag="t1"):
+        """Packets that the host's end of a slot's veth has sent to the slot ("rx") or taken from it ("tx")."""
+        statistics = run("ip", "-j", "-s", "link", "show", f"ak-{tag}-{number:03x}", ns=self.host)
+        stats = json.loads(statistics)[0]["stats64"]
+        return stats["tx" if way == "rx" else "rx"]["packets"]
+
     def host_rules(self):
         return json.loads(run("nft", "-j", "list", "ruleset", ns=self.host))["nftables"]
 
