@@ -17,9 +17,9 @@ LONG = bool(os.environ.get("AKIRA_TEST_LONG"))
 # Against hangs alone. A test that needs more says so: @pytest.mark.limit(seconds).
 LIMIT = 120
 
-ORDER = """agent harness life execute stream files background logs status cli openapi bad_input generator auth audit
+ORDER = """agent harness life execute stream files background logs status cli bad_input generator auth audit
     idempotency usage metrics config snapshots clone pause pool templates storage attack_guest parallel restart faults
-    disk_full leaks""".split()
+    disk_full leaks openapi""".split()
 
 
 def pytest_configure(config):

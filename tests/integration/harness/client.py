@@ -8,6 +8,7 @@ import time
 import uuid
 from urllib.parse import quote, urlencode
 
+from harness import contract
 from harness.wait import wait_until
 
 TIMEOUT = 120
@@ -58,14 +59,19 @@ def multipart(parts, boundary=None):
 
 
 class Api:
-    def __init__(self, host, port, key=None, tls=None):
-        self.host, self.port, self.key, self.tls = host, port, key, tls
+    """source: the address to call from (127.0.0.2, …), for tests that would be slowed down for their failures."""
+
+    def __init__(self, host, port, key=None, tls=None, source=None):
+        self.host, self.port, self.key, self.tls, self.source = host, port, key, tls, source
 
     def as_key(self, key):
-        return Api(self.host, self.port, key, self.tls)
+        return Api(self.host, self.port, key, self.tls, self.source)
+
+    def come_from(self, source):
+        return Api(self.host, self.port, self.key, self.tls, source)
 
     def connect(self, timeout=TIMEOUT):
-        plain = socket.create_connection((self.host, self.port), timeout)
+        plain = socket.create_connection((self.host, self.port), timeout, self.source and (self.source, 0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.tls.wrap_socket(plain, server_hostname=self.host) if self.tls else plain
 
@@ -97,10 +103,13 @@ class Api:
             head.setdefault("content-type", "application/json")
         if query:
             path += "?" + urlencode(query)
+        source = self.source and (self.source, 0)
         if self.tls:
-            connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
+            connection = http.client.HTTPSConnection(
+                self.host, self.port, timeout=timeout, context=self.tls, source_address=source
+            )
         else:
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout, source_address=source)
         try:
             connection.request(method, path, body=body, headers=head)
             return connection, connection.getresponse()
@@ -111,7 +120,9 @@ class Api:
     def request(self, method, path, **options):
         connection, response = self.open(method, path, **options)
         try:
-            return Answer(response.status, response.getheaders(), response.read())
+            answer = Answer(response.status, response.getheaders(), response.read())
+            contract.compare(method, path, answer)
+            return answer
         finally:
             connection.close()
 
