@@ -33,5 +33,6 @@ const struct cli_command *const cli_commands[] = {
 	&command_audit_list,
 	&command_audit_verify,
 	&command_usage,
+	&command_doctor,
 	NULL,
 };
