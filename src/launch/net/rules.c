@@ -2,7 +2,7 @@
 
 #include "proto/address.h"
 
-const char *const rules_slot_sets[] = { "blocked", "allow", "deny", NULL };
+const char *const rules_slot_sets[] = { "blocked", NULL };
 const char *const rules_host_sets[] = { "blocked", NULL };
 
 #define QUAD "%u.%u.%u.%u"
@@ -32,14 +32,19 @@ static void put_cidrs(struct buf *text, const struct policy_cidr *cidrs, size_t 
 	}
 }
 
-static void put_elements(struct buf *text, const char *set, const struct policy_cidr *cidrs, size_t count)
+/*
+ * A rule about a policy's own ranges. They stand in the rule (a set without a name), not in a set that policies share: a
+ * packet that is on its way through the old rules while a transaction commits would look into the new set, and between
+ * "open, deny X" and "closed" find neither.
+ */
+static void put_ranges(struct buf *text, const char *chain, const char *field, const struct policy_cidr *cidrs,
+		       uint32_t count, const char *verdict)
 {
-	buf_addf(text, "flush set inet " RULES_TABLE " %s\n", set);
 	if (count == 0)
 		return;
-	buf_addf(text, "add element inet " RULES_TABLE " %s { ", set);
+	buf_addf(text, "add rule inet " RULES_TABLE " %s ip %s { ", chain, field);
 	put_cidrs(text, cidrs, count);
-	buf_adds(text, " }\n");
+	buf_addf(text, " } %s\n", verdict);
 }
 
 /* ---- inside a slot: structure ---- */
@@ -72,8 +77,6 @@ static void put_sets(struct buf *text)
 {
 	buf_adds(text, "counter n_out { }\ncounter n_in { }\ncounter n_private { }\ncounter n_policy { }\n"
 		       "counter n_limited { }\ncounter n_spoofed { }\n"
-		       "set allow { type ipv4_addr; flags interval; }\n"
-		       "set deny { type ipv4_addr; flags interval; }\n"
 		       "set " RULES_PINS " { type ipv4_addr; flags timeout; size 4096; }\n"
 		       "set blocked { type ipv4_addr; flags interval; elements = { ");
 	put_cidrs(text, address_blocked, ADDRESS_BLOCKED_COUNT);
@@ -95,12 +98,10 @@ static void put_ways(struct buf *text)
 		"fib daddr type != unicast counter name n_private drop\n"
 		"tcp dport 25 counter name n_policy goto refuse\n"
 		"meta l4proto { tcp, udp } th dport { 53, 853 } counter name n_policy goto refuse\n"
-		"ip daddr @deny counter name n_policy goto refuse\n"
 		"goto verdict_out\n}\n"
 		"chain back {\n"
 		"ct state != { established, related } drop\n"
 		"ct state related meta l4proto icmp limit rate 100/second burst 100 packets counter name n_in accept\n"
-		"ip saddr @deny drop\n"
 		"goto verdict_in\n}\n");
 }
 
@@ -184,21 +185,31 @@ static void put_names(struct buf *text, const struct policy *policy)
 		       "add rule inet " RULES_TABLE " names accept\n");
 }
 
-static void put_verdicts(struct buf *text, const struct policy *policy, uint32_t generation)
+static void put_verdict_out(struct buf *text, const struct policy *policy, uint32_t generation)
 {
-	buf_adds(text, "flush chain inet " RULES_TABLE " verdict_out\nflush chain inet " RULES_TABLE " verdict_in\n");
+	buf_adds(text, "flush chain inet " RULES_TABLE " verdict_out\n");
+	put_ranges(text, "verdict_out", "daddr", policy->deny, policy->deny_count, "counter name n_policy goto refuse");
 	if (policy->open) {
-		buf_adds(text, "add rule inet " RULES_TABLE " verdict_out goto admit\n"
-			       "add rule inet " RULES_TABLE " verdict_in counter name n_in accept\n");
+		buf_adds(text, "add rule inet " RULES_TABLE " verdict_out goto admit\n");
 		return;
 	}
-	buf_addf(text, "add rule inet " RULES_TABLE " verdict_out ip daddr @allow goto admit\n"
-		       "add rule inet " RULES_TABLE " verdict_out ip daddr @" RULES_PINS " ct mark set %u goto admit\n"
+	put_ranges(text, "verdict_out", "daddr", policy->allow, policy->allow_count, "goto admit");
+	buf_addf(text, "add rule inet " RULES_TABLE " verdict_out ip daddr @" RULES_PINS " ct mark set %u goto admit\n"
 		       "add rule inet " RULES_TABLE " verdict_out ct state established ct mark %u goto admit\n"
 		       "add rule inet " RULES_TABLE " verdict_out counter name n_policy goto refuse\n",
 		 generation, generation);
-	buf_addf(text, "add rule inet " RULES_TABLE " verdict_in ip saddr @allow counter name n_in accept\n"
-		       "add rule inet " RULES_TABLE " verdict_in ip saddr @" RULES_PINS " counter name n_in accept\n"
+}
+
+static void put_verdict_in(struct buf *text, const struct policy *policy, uint32_t generation)
+{
+	buf_adds(text, "flush chain inet " RULES_TABLE " verdict_in\n");
+	put_ranges(text, "verdict_in", "saddr", policy->deny, policy->deny_count, "drop");
+	if (policy->open) {
+		buf_adds(text, "add rule inet " RULES_TABLE " verdict_in counter name n_in accept\n");
+		return;
+	}
+	put_ranges(text, "verdict_in", "saddr", policy->allow, policy->allow_count, "counter name n_in accept");
+	buf_addf(text, "add rule inet " RULES_TABLE " verdict_in ip saddr @" RULES_PINS " counter name n_in accept\n"
 		       "add rule inet " RULES_TABLE " verdict_in ct mark %u counter name n_in accept\n"
 		       "add rule inet " RULES_TABLE " verdict_in drop\n",
 		 generation);
@@ -212,14 +223,13 @@ static bool same_rates(const struct policy *a, const struct policy *b)
 
 void rules_policy(struct buf *text, const struct policy *before, const struct policy *policy, uint32_t generation)
 {
-	put_elements(text, "allow", policy->allow, policy->allow_count);
-	put_elements(text, "deny", policy->deny, policy->deny_count);
 	buf_adds(text, "flush set inet " RULES_TABLE " " RULES_PINS "\n");
 	/* A rule that counts connections starts from nothing when it is made anew. */
 	if (!before || !same_rates(before, policy))
 		put_rates(text, policy);
 	put_names(text, policy);
-	put_verdicts(text, policy, generation);
+	put_verdict_out(text, policy, generation);
+	put_verdict_in(text, policy, generation);
 }
 
 /* ---- the host ---- */

@@ -35,7 +35,7 @@
 #define RULES_FLOWS_DEFAULT 200u     /* new ones a second */
 #define RULES_TRACKED_DEFAULT 2000u
 
-/* The sets that rules_slot and rules_policy fill, for nft_digest. */
+/* The sets with a name whose elements never change, for nft_digest. */
 extern const char *const rules_slot_sets[];
 extern const char *const rules_host_sets[];
 

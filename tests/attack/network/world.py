@@ -295,7 +295,9 @@ class Guest:
         return flow
 
     def close(self):
-        os.close(self.tap)
+        if self.tap >= 0:
+            os.close(self.tap)
+        self.tap = -1
 
 
 class Flow:
@@ -489,8 +491,7 @@ class World:
 
     def close(self):
         for guest in self.guests:
-            with contextlib.suppress(OSError):
-                guest.close()
+            guest.close()
         if self.driver and self.driver.process.poll() is None:
             self.driver.close()
         self.capture.close()
