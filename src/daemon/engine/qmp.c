@@ -53,13 +53,13 @@ static int fill(struct qmp *qmp, int64_t deadline, struct error *err)
 		ready = poll(&poller, 1, time_left_ms(deadline));
 	while (ready < 0 && errno == EINTR);
 	if (ready == 0)
-		return broken(qmp, err, ETIMEDOUT, "no answer in time");
+		return broken(qmp, err, EIO, "no answer in time");
 	void *room = buf_room(&qmp->in, 16384);
 	if (!room)
 		return broken(qmp, err, EMSGSIZE, "a message is too long");
 	ssize_t n = recv(qmp->fd, room, 16384, MSG_DONTWAIT);
 	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-		return broken(qmp, err, EPIPE, "closed");
+		return broken(qmp, err, EIO, "closed");
 	if (n > 0)
 		buf_grown(&qmp->in, (size_t)n);
 	return 0;
@@ -134,7 +134,7 @@ static int send_command(struct qmp *qmp, const char *name, json_t *arguments, in
 	if (!text)
 		return error_set(err, ENOMEM, "no memory for a command");
 	int r = fd_send(qmp->fd, text, strlen(text), &pass_fd, pass_fd >= 0 ? 1 : 0);
-	return r < 0 ? broken(qmp, err, -r, "cannot be written") : 0;
+	return r < 0 ? broken(qmp, err, EIO, "cannot be written") : 0;
 }
 
 static int take_answer(json_t *message, const char *name, json_t **result, struct error *err)
@@ -142,7 +142,7 @@ static int take_answer(json_t *message, const char *name, json_t **result, struc
 	json_t *failure = json_object_get(message, "error");
 	if (failure) {
 		const char *words = json_string_value(json_object_get(failure, "desc"));
-		return error_set(err, EPROTO, "%s: %.200s", name, words ? words : "refused");
+		return error_set(err, EREMOTEIO, "%s: %.200s", name, words ? words : "refused");
 	}
 	if (result)
 		*result = json_incref(json_object_get(message, "return"));
@@ -156,7 +156,7 @@ int qmp_command(struct qmp *qmp, const char *name, json_t *arguments, int pass_f
 
 	if (qmp->broken) {
 		json_decref(arguments);
-		return error_set(err, EPIPE, "the VM's control channel is broken");
+		return error_set(err, EIO, "the VM's control channel is broken");
 	}
 	json_array_clear(qmp->events);
 	int r = send_command(qmp, name, arguments, pass_fd, err);

@@ -16,7 +16,7 @@ int qmp_open(int fd, int timeout_ms, struct qmp **qmp, struct error *err);
 void qmp_free(struct qmp *qmp);
 /*
  * Run a command. arguments (may be NULL) is stolen. pass_fd >= 0 goes along by SCM_RIGHTS. *result (may be NULL) is a
- * new reference. -EPROTO: QEMU refused it, err holds its words. -ETIMEDOUT and every other error: the conversation is
+ * new reference. -EREMOTEIO: QEMU refused it, err holds its words. Every other error: the conversation is
  * over, kill the VM.
  */
 int qmp_command(struct qmp *qmp, const char *name, json_t *arguments, int pass_fd, int timeout_ms, json_t **result,

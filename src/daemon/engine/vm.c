@@ -507,7 +507,7 @@ int vm_backup_wait(struct vm *vm, int timeout_ms, struct error *err)
 		qmp_command(vm->qmp, "job-cancel", json_pack("{s:s}", "id", "backup"), -1, COMMAND_MS, NULL, NULL);
 	for (int i = 0; i < 200; i++) {
 		if (qmp_command(vm->qmp, "job-dismiss", json_pack("{s:s}", "id", "backup"), -1, COMMAND_MS, NULL, NULL) !=
-		    -EPROTO)
+		    -EREMOTEIO)
 			break;
 		usleep(10000); /* a cancelled job concludes a moment later */
 	}

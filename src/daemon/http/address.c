@@ -6,7 +6,7 @@
 
 #include "base/str.h"
 
-int address_parse(const char *text, struct in6_addr *address)
+int http_address_parse(const char *text, struct in6_addr *address)
 {
 	struct in_addr four;
 
@@ -20,7 +20,7 @@ int address_parse(const char *text, struct in6_addr *address)
 	return 0;
 }
 
-void address_of(const struct sockaddr *socket, struct in6_addr *address)
+void http_address_of(const struct sockaddr *socket, struct in6_addr *address)
 {
 	memset(address, 0, sizeof(*address));
 	if (socket->sa_family == AF_INET6) {
@@ -35,7 +35,7 @@ void address_of(const struct sockaddr *socket, struct in6_addr *address)
 	}
 }
 
-void address_text(const struct in6_addr *address, char text[HTTP_ADDRESS_MAX])
+void http_address_text(const struct in6_addr *address, char text[HTTP_ADDRESS_MAX])
 {
 	if (IN6_IS_ADDR_V4MAPPED(address))
 		inet_ntop(AF_INET, &address->s6_addr[12], text, HTTP_ADDRESS_MAX);
@@ -43,7 +43,7 @@ void address_text(const struct in6_addr *address, char text[HTTP_ADDRESS_MAX])
 		inet_ntop(AF_INET6, address, text, HTTP_ADDRESS_MAX);
 }
 
-int cidr_parse(const char *text, struct cidr *cidr)
+int http_cidr_parse(const char *text, struct http_cidr *cidr)
 {
 	char address[HTTP_ADDRESS_MAX];
 	size_t size = strcspn(text, "/");
@@ -53,7 +53,7 @@ int cidr_parse(const char *text, struct cidr *cidr)
 		return -EINVAL;
 	memcpy(address, text, size);
 	address[size] = '\0';
-	if (address_parse(address, &cidr->address) < 0)
+	if (http_address_parse(address, &cidr->address) < 0)
 		return -EINVAL;
 	bool four = strchr(address, ':') == NULL;
 	bits = four ? 32 : 128;
@@ -63,7 +63,7 @@ int cidr_parse(const char *text, struct cidr *cidr)
 	return 0;
 }
 
-static bool matches(const struct cidr *cidr, const struct in6_addr *address)
+static bool matches(const struct http_cidr *cidr, const struct in6_addr *address)
 {
 	unsigned whole = cidr->bits / 8, rest = cidr->bits % 8;
 	if (memcmp(&cidr->address, address, whole) != 0)
@@ -72,7 +72,7 @@ static bool matches(const struct cidr *cidr, const struct in6_addr *address)
 	return rest == 0 || ((cidr->address.s6_addr[whole] ^ address->s6_addr[whole]) & mask) == 0;
 }
 
-bool cidr_has(const struct cidr *list, size_t count, const struct in6_addr *address)
+bool http_cidr_has(const struct http_cidr *list, size_t count, const struct in6_addr *address)
 {
 	for (size_t i = 0; i < count; i++)
 		if (matches(&list[i], address))
@@ -98,21 +98,21 @@ static int parse_element(const char *text, size_t size, struct in6_addr *address
 		if (!end)
 			return -EINVAL;
 		*end = '\0';
-		return address_parse(copy + 1, address);
+		return http_address_parse(copy + 1, address);
 	}
 	char *colon = strchr(copy, ':');
 	if (colon && !strchr(colon + 1, ':'))
 		*colon = '\0';
-	return address_parse(copy, address);
+	return http_address_parse(copy, address);
 }
 
-void address_client(const struct in6_addr *peer, const char *forwarded, const struct cidr *trusted, size_t count,
+void http_address_client(const struct in6_addr *peer, const char *forwarded, const struct http_cidr *trusted, size_t count,
 		    char text[HTTP_ADDRESS_MAX])
 {
 	struct in6_addr address = *peer;
 	size_t end = forwarded ? strlen(forwarded) : 0;
 
-	while (end > 0 && cidr_has(trusted, count, &address)) {
+	while (end > 0 && http_cidr_has(trusted, count, &address)) {
 		size_t start = end;
 		while (start > 0 && forwarded[start - 1] != ',')
 			start--;
@@ -121,5 +121,5 @@ void address_client(const struct in6_addr *peer, const char *forwarded, const st
 			break;
 		end = start > 0 ? start - 1 : 0;
 	}
-	address_text(&address, text);
+	http_address_text(&address, text);
 }

@@ -58,9 +58,9 @@ static ssize_t stream_read(void *context, uint64_t position, char *data, size_t 
 	struct exchange *exchange = context;
 	struct http_stream *stream = exchange->response.stream;
 
-	conn_deadline(exchange->conn, 0);
+	http_conn_deadline(exchange->conn, 0);
 	ssize_t got = stream->read(stream->context, data, size);
-	conn_deadline(exchange->conn, exchange->server->config.stall_ms);
+	http_conn_deadline(exchange->conn, exchange->server->config.stall_ms);
 	if (got > 0)
 		return got;
 	return got == 0 ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
@@ -117,7 +117,7 @@ static ssize_t early_read(void *context, uint64_t position, char *data, size_t s
 	struct early *early = context;
 	struct exchange *exchange = early->exchange;
 
-	conn_deadline(exchange->conn, 0);
+	http_conn_deadline(exchange->conn, 0);
 	if (!early->text) {
 		/* The first space at once: it takes the headers with it. White space may precede JSON. */
 		bool finished = early->greeted && exchange_wait(exchange, exchange->server->config.keepalive_ms);
@@ -129,7 +129,7 @@ static ssize_t early_read(void *context, uint64_t position, char *data, size_t s
 		if (early_text(early) < 0)
 			return MHD_CONTENT_READER_END_WITH_ERROR;
 	}
-	conn_deadline(exchange->conn, send_ms(exchange, early->size));
+	http_conn_deadline(exchange->conn, send_ms(exchange, early->size));
 	size_t left = early->size - early->sent;
 	if (left == 0)
 		return MHD_CONTENT_READER_END_OF_STREAM;
@@ -182,7 +182,7 @@ int answer_queue(struct exchange *exchange, struct MHD_Connection *connection)
 	exchange_told(exchange, answer->status);
 	if (!text)
 		return -ENOMEM;
-	conn_deadline(exchange->conn, send_ms(exchange, size));
+	http_conn_deadline(exchange->conn, send_ms(exchange, size));
 	struct MHD_Response *response = MHD_create_response_from_buffer(size, text, MHD_RESPMEM_MUST_FREE);
 	if (!response)
 		free(text);

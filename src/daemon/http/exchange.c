@@ -12,7 +12,7 @@
 /* A refused request's body up to this is read and thrown away, so that the client sees the answer. */
 #define DRAIN_MAX ((uint64_t)8 << 20)
 
-struct exchange *exchange_new(struct http_server *server, struct conn *conn, const char *raw)
+struct exchange *exchange_new(struct http_server *server, struct http_conn *conn, const char *raw)
 {
 	pthread_condattr_t attributes;
 	struct exchange *exchange = calloc(1, sizeof(*exchange));
@@ -27,7 +27,7 @@ struct exchange *exchange_new(struct http_server *server, struct conn *conn, con
 	exchange->references = 1;
 	exchange->request.watch = -1;
 	if (conn) {
-		exchange->conn = conn_get(conn);
+		exchange->conn = http_conn_get(conn);
 		exchange->request.watch = conn->fd;
 	}
 	pthread_mutex_init(&exchange->lock, NULL);
@@ -66,7 +66,7 @@ void exchange_put(struct exchange *exchange)
 	if (server->hooks.release)
 		server->hooks.release(server->hooks.context, &exchange->request);
 	request_clear(&exchange->request);
-	conn_put(exchange->conn);
+	http_conn_put(exchange->conn);
 	explicit_bzero(exchange->raw, strlen(exchange->raw));
 	free(exchange->raw);
 	buf_free(&exchange->body);
@@ -210,8 +210,15 @@ void exchange_begin(struct exchange *exchange, const char *method, const char *v
 	exchange->begun = true;
 	http_add_header(request, "x-request-id", "%s", request->id);
 	if (exchange->conn)
-		address_client(&exchange->conn->address, http_header(request, "x-forwarded-for"), server->trusted,
+		http_address_client(&exchange->conn->address, http_header(request, "x-forwarded-for"), server->trusted,
 			       server->trusted_count, request->address);
+	size_t size = strlen(exchange->raw);
+	for (size_t i = 0; i < request->header_count; i++)
+		size += strlen(request->headers[i].name) + strlen(request->headers[i].value) + 4;
+	if (size > server->config.header_bytes_max) {
+		refuse(exchange, 431, true, "the request's headers are too large");
+		return;
+	}
 	bool method_fits = str_copy(request->method, sizeof(request->method), method) == 0;
 	int r = headers_check(request, version, &err);
 	if (r < 0) {
@@ -272,7 +279,7 @@ void exchange_end(struct exchange *exchange)
 		return;
 	request->body = buf_text(&exchange->body);
 	request->body_size = exchange->body.size;
-	if (exchange->body.size > 0 && json_parse(exchange->body.data, exchange->body.size, &request->json, &err) < 0) {
+	if (exchange->body.size > 0 && http_json_parse(exchange->body.data, exchange->body.size, &request->json, &err) < 0) {
 		refuse(exchange, 400, false, err.text);
 		return;
 	}

@@ -102,21 +102,6 @@ const char *http_query(const struct http_request *request, const char *name)
 	return NULL;
 }
 
-bool http_query_known(const struct http_request *request, const char *const *names, const char **name)
-{
-	for (size_t i = 0; i < request->query_count; i++) {
-		const char *const *known = names;
-		while (*known && strcmp(*known, request->query[i].name) != 0)
-			known++;
-		if (!*known) {
-			*name = request->query[i].name;
-			return false;
-		}
-	}
-	*name = NULL;
-	return true;
-}
-
 static void pairs_free(struct http_pair *pairs, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {

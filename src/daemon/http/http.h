@@ -66,8 +66,6 @@ struct http_request {
 /* First header of this name (any case), or NULL. */
 const char *http_header(const struct http_request *request, const char *name);
 const char *http_query(const struct http_request *request, const char *name);
-/* Refuses parameters that stand in none of the names (NULL-ended); *name is the first such, or NULL. */
-bool http_query_known(const struct http_request *request, const char *const *names, const char **name);
 /* Add a header to whatever answer the request gets (at most 16, cut at 255 bytes; a later one replaces). */
 void http_add_header(struct http_request *request, const char *name, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -120,7 +118,7 @@ enum http_flag {
 	 */
 	HTTP_LONG = 2,
 	HTTP_MUTATES = 4,
-	HTTP_UPLOAD = 8,   /* the body goes to upload.data as it comes */
+	HTTP_SECRET = 8,   /* the answer holds a secret: nobody may keep it */
 };
 
 struct http_upload {

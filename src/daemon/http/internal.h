@@ -35,53 +35,53 @@ const struct http_route *route_find(const struct http_route *routes, size_t coun
 #define JSON_DEPTH_MAX 32
 #define JSON_VALUES_MAX 10000
 /* An object, or -EINVAL with a reason for the client. */
-int json_parse(const char *text, size_t size, json_t **json, struct error *err);
+int http_json_parse(const char *text, size_t size, json_t **json, struct error *err);
 
 /* ---- address.c ---- */
 
-struct cidr { struct in6_addr address; unsigned bits; };
-int cidr_parse(const char *text, struct cidr *cidr);
-bool cidr_has(const struct cidr *list, size_t count, const struct in6_addr *address);
+struct http_cidr { struct in6_addr address; unsigned bits; };
+int http_cidr_parse(const char *text, struct http_cidr *cidr);
+bool http_cidr_has(const struct http_cidr *list, size_t count, const struct in6_addr *address);
 /* IPv4 as ::ffff:a.b.c.d */
-void address_of(const struct sockaddr *socket, struct in6_addr *address);
-int address_parse(const char *text, struct in6_addr *address);
-void address_text(const struct in6_addr *address, char text[HTTP_ADDRESS_MAX]);
+void http_address_of(const struct sockaddr *socket, struct in6_addr *address);
+int http_address_parse(const char *text, struct in6_addr *address);
+void http_address_text(const struct in6_addr *address, char text[HTTP_ADDRESS_MAX]);
 /* The rightmost address of X-Forwarded-For that is no trusted proxy's, if peer is one; else peer. */
-void address_client(const struct in6_addr *peer, const char *forwarded, const struct cidr *trusted, size_t count,
+void http_address_client(const struct in6_addr *peer, const char *forwarded, const struct http_cidr *trusted, size_t count,
 		    char text[HTTP_ADDRESS_MAX]);
 
-/* ---- guard.c: the open connections and their deadlines ---- */
+/* ---- connections.c: the open connections and their deadlines ---- */
 
-struct guard;
-struct conn {
-	struct conn *next, *previous;
-	struct guard *guard;
+struct connections;
+struct http_conn {
+	struct http_conn *next, *previous;
+	struct connections *connections;
 	unsigned references;
 	int fd;                /* a duplicate: shutdown(2) on it can never hit somebody else's socket */
 	struct in6_addr address;
 	int64_t deadline;      /* CLOCK_MONOTONIC ms; 0: none */
 };
-int guard_open(unsigned total, unsigned per_address, const struct cidr *trusted, size_t count, struct guard **guard,
+int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count, struct connections **connections,
 	       struct error *err);
-void guard_close(struct guard *guard);
+void connections_close(struct connections *connections);
 /* Would one more connection be within bounds? */
-bool guard_admits(struct guard *guard, const struct in6_addr *address);
-struct conn *guard_add(struct guard *guard, int fd, const struct in6_addr *address);
-void conn_closed(struct conn *conn);             /* off the list; drops the server's reference */
-struct conn *conn_get(struct conn *conn);
-void conn_put(struct conn *conn);
-void conn_deadline(struct conn *conn, int64_t ms_from_now); /* <= 0: none */
-void guard_cut(struct guard *guard);             /* shut every connection down */
-void guard_figures(struct guard *guard, struct http_figures *figures);
+bool connections_admits(struct connections *connections, const struct in6_addr *address);
+struct http_conn *connections_add(struct connections *connections, int fd, const struct in6_addr *address);
+void http_conn_closed(struct http_conn *conn);             /* off the list; drops the server's reference */
+struct http_conn *http_conn_get(struct http_conn *conn);
+void http_conn_put(struct http_conn *conn);
+void http_conn_deadline(struct http_conn *conn, int64_t ms_from_now); /* <= 0: none */
+void connections_cut(struct connections *connections);             /* shut every connection down */
+void connections_figures(struct connections *connections, struct http_figures *figures);
 
 /* ---- tls.c ---- */
 
-struct tls;
-int tls_open(const char *cert, const char *key, struct tls **tls, struct error *err);
-int tls_reload(struct tls *tls, struct error *err);
-void tls_close(struct tls *tls);
+struct http_tls;
+int http_tls_open(const char *cert, const char *key, struct http_tls **tls, struct error *err);
+int http_tls_reload(struct http_tls *tls, struct error *err);
+void http_tls_close(struct http_tls *tls);
 /* Certificate callback for MHD_OPTION_HTTPS_CERT_CALLBACK. One TLS server a process. */
-void *tls_callback(void);
+void *http_tls_callback(void);
 
 /* ---- exchange.c: one request and its answer ---- */
 
@@ -90,7 +90,7 @@ void *tls_callback(void);
 struct exchange {
 	struct http_request request;     /* first: a request is its exchange */
 	struct http_server *server;
-	struct conn *conn;               /* NULL in the fuzzer */
+	struct http_conn *conn;               /* NULL in the fuzzer */
 	char *raw;                       /* the request's target as it came */
 	struct http_response response;
 	struct buf body;
@@ -111,7 +111,7 @@ struct exchange {
 	struct { const char *name; char value[OUT_VALUE_MAX]; } out[OUT_HEADERS_MAX];
 	size_t out_count;
 };
-struct exchange *exchange_new(struct http_server *server, struct conn *conn, const char *raw);
+struct exchange *exchange_new(struct http_server *server, struct http_conn *conn, const char *raw);
 struct exchange *exchange_get(struct exchange *exchange);
 void exchange_put(struct exchange *exchange);
 /* Headers are in: checks, route, admission. Sets refused. */
@@ -130,10 +130,10 @@ struct http_server {
 	struct http_config config;       /* numbers filled in; no pointer of it is used after the start */
 	const struct http_route *routes; size_t route_count;
 	struct http_hooks hooks;
-	struct cidr *trusted; size_t trusted_count;
+	struct http_cidr *trusted; size_t trusted_count;
 	char **origins; size_t origin_count;
-	struct guard *guard;
-	struct tls *tls;
+	struct connections *connections;
+	struct http_tls *tls;
 	struct MHD_Daemon *daemon;
 	int listener;
 	uint16_t port;

@@ -36,7 +36,7 @@ static int measure(const char *text, size_t size, struct error *err)
 	return 0;
 }
 
-int json_parse(const char *text, size_t size, json_t **json, struct error *err)
+int http_json_parse(const char *text, size_t size, json_t **json, struct error *err)
 {
 	json_error_t why;
 	int r = measure(text, size, err);

@@ -2,7 +2,7 @@
  * Theory of operation. MHD gives each connection a thread and calls on_request in it: once when the headers are in
  * (exchange_begin: checks, route, admission, all before a byte of the body is read), then for each piece of the body
  * (exchange_data), then once more (exchange_end, the handler, the answer). Handlers block; MHD's own time limit is off,
- * because it would count a working handler as an idle client: guard.c keeps the deadlines instead.
+ * because it would count a working handler as an idle client: connections.c keeps the deadlines instead.
  */
 #include "daemon/http/internal.h"
 
@@ -20,10 +20,10 @@
 #include "base/log.h"
 #include "base/time.h"
 
-#define SPARE_CONNECTIONS 64 /* so that MHD accepts what guard.c then refuses, in place of leaving it in the queue */
+#define SPARE_CONNECTIONS 64 /* so that MHD accepts what connections.c then refuses, in place of leaving it in the queue */
 #define STOP_MORE_MS 10000
 
-static struct conn *conn_of(struct MHD_Connection *connection)
+static struct http_conn *conn_of(struct MHD_Connection *connection)
 {
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -35,8 +35,8 @@ static enum MHD_Result on_accept(void *context, const struct sockaddr *address, 
 	struct http_server *server = context;
 	struct in6_addr from;
 
-	address_of(address, &from);
-	return guard_admits(server->guard, &from) ? MHD_YES : MHD_NO;
+	http_address_of(address, &from);
+	return connections_admits(server->connections, &from) ? MHD_YES : MHD_NO;
 }
 
 static void on_connection(void *context, struct MHD_Connection *connection, void **slot,
@@ -47,7 +47,7 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
 
 	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
 		if (*slot)
-			conn_closed(*slot);
+			http_conn_closed(*slot);
 		*slot = NULL;
 		return;
 	}
@@ -55,11 +55,11 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
 	const union MHD_ConnectionInfo *peer = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
 	if (!fd || !peer)
 		return;
-	address_of(peer->client_addr, &from);
-	struct conn *conn = guard_add(server->guard, fd->connect_fd, &from);
+	http_address_of(peer->client_addr, &from);
+	struct http_conn *conn = connections_add(server->connections, fd->connect_fd, &from);
 	*slot = conn;
 	if (conn)
-		conn_deadline(conn, server->config.header_ms);
+		http_conn_deadline(conn, server->config.header_ms);
 	else
 		shutdown(fd->connect_fd, SHUT_RDWR); /* no descriptor or memory for it: without a deadline it must not live */
 }
@@ -67,11 +67,11 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
 static void *on_target(void *context, const char *target, struct MHD_Connection *connection)
 {
 	struct http_server *server = context;
-	struct conn *conn = conn_of(connection);
+	struct http_conn *conn = conn_of(connection);
 
 	if (!conn)
 		return NULL;
-	conn_deadline(conn, server->config.header_ms);
+	http_conn_deadline(conn, server->config.header_ms);
 	return exchange_new(server, conn, target);
 }
 
@@ -84,7 +84,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 	*slot = NULL;
 	if (!exchange)
 		return;
-	conn_deadline(exchange->conn, server->config.idle_ms);
+	http_conn_deadline(exchange->conn, server->config.idle_ms);
 	exchange_put(exchange);
 }
 
@@ -112,7 +112,7 @@ static enum MHD_Result begin(struct exchange *exchange, struct MHD_Connection *c
 	} else {
 		exchange_begin(exchange, method, version);
 	}
-	conn_deadline(exchange->conn, exchange->server->config.body_ms);
+	http_conn_deadline(exchange->conn, exchange->server->config.body_ms);
 	bool expects = http_header(&exchange->request, "expect") != NULL;
 	if (exchange->refused && (exchange->response.close || expects))
 		return answer_queue(exchange, connection) == 0 ? MHD_YES : MHD_NO;
@@ -124,18 +124,18 @@ static enum MHD_Result data(struct exchange *exchange, const char *bytes, size_t
 	int64_t start = time_mono_ms();
 
 	/* A guest that takes its file slowly must not count against the client. */
-	conn_deadline(exchange->conn, 0);
+	http_conn_deadline(exchange->conn, 0);
 	exchange_data(exchange, bytes, size);
 	int64_t now = time_mono_ms();
 	exchange->body_deadline += now - start;
 	int64_t left = exchange->body_deadline - now + (int64_t)(exchange->received / 4096 * 1000);
-	conn_deadline(exchange->conn, left > 0 ? left : 1);
+	http_conn_deadline(exchange->conn, left > 0 ? left : 1);
 	return exchange->cut ? MHD_NO : MHD_YES;
 }
 
 static enum MHD_Result finish(struct exchange *exchange, struct MHD_Connection *connection)
 {
-	conn_deadline(exchange->conn, 0);
+	http_conn_deadline(exchange->conn, 0);
 	exchange_end(exchange);
 	if (exchange->ready && (exchange->request.route->flags & HTTP_LONG)) {
 		int r = job_run(exchange);
@@ -230,7 +230,7 @@ static int copy_lists(struct http_server *server, const struct http_config *conf
 	if (!server->trusted || !server->origins)
 		return error_set(err, ENOMEM, "out of memory");
 	for (size_t i = 0; i < config->trusted_count; i++)
-		if (cidr_parse(config->trusted_proxies[i], &server->trusted[server->trusted_count++]) < 0)
+		if (http_cidr_parse(config->trusted_proxies[i], &server->trusted[server->trusted_count++]) < 0)
 			return error_set(err, EINVAL, "trusted proxy %s: not an address or CIDR",
 					 config->trusted_proxies[i]);
 	for (size_t i = 0; i < config->cors_count; i++) {
@@ -256,7 +256,7 @@ static int start_daemon(struct http_server *server, struct error *err)
 	unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC |
 			 MHD_USE_ERROR_LOG | (server->tls ? MHD_USE_TLS : 0);
 	struct MHD_OptionItem tls[] = {
-		{ MHD_OPTION_HTTPS_CERT_CALLBACK, 0, server->tls ? tls_callback() : NULL },
+		{ MHD_OPTION_HTTPS_CERT_CALLBACK, 0, server->tls ? http_tls_callback() : NULL },
 		{ MHD_OPTION_HTTPS_PRIORITIES, 0, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2" },
 		{ MHD_OPTION_END, 0, NULL },
 	};
@@ -281,8 +281,8 @@ static int start_daemon(struct http_server *server, struct error *err)
 
 static void server_free(struct http_server *server)
 {
-	guard_close(server->guard);
-	tls_close(server->tls);
+	connections_close(server->connections);
+	http_tls_close(server->tls);
 	fd_close(&server->listener);
 	for (size_t i = 0; i < server->origin_count; i++)
 		free(server->origins[i]);
@@ -299,12 +299,12 @@ static int prepare(struct http_server *server, const struct http_config *config,
 	fill_defaults(&server->config);
 	int r = copy_lists(server, config, err);
 	if (r == 0 && config->tls_cert)
-		r = tls_open(config->tls_cert, config->tls_key ? config->tls_key : config->tls_cert, &server->tls, err);
+		r = http_tls_open(config->tls_cert, config->tls_key ? config->tls_key : config->tls_cert, &server->tls, err);
 	if (r == 0)
 		r = listen_on(server, server->config.address, config->port, err);
 	if (r == 0)
-		r = guard_open(server->config.connections_max, server->config.per_address_max, server->trusted,
-			       server->trusted_count, &server->guard, err);
+		r = connections_open(server->config.connections_max, server->config.per_address_max, server->trusted,
+			       server->trusted_count, &server->connections, err);
 	return r;
 }
 
@@ -343,12 +343,12 @@ uint16_t http_port(const struct http_server *server)
 
 int http_reload_tls(struct http_server *server, struct error *err)
 {
-	return server->tls ? tls_reload(server->tls, err) : error_set(err, ENOTSUP, "TLS is not configured");
+	return server->tls ? http_tls_reload(server->tls, err) : error_set(err, ENOTSUP, "TLS is not configured");
 }
 
 void http_figures(struct http_server *server, struct http_figures *figures)
 {
-	guard_figures(server->guard, figures);
+	connections_figures(server->connections, figures);
 	pthread_mutex_lock(&server->lock);
 	figures->jobs = server->jobs;
 	pthread_mutex_unlock(&server->lock);
@@ -378,7 +378,7 @@ int http_stop(struct http_server *server, unsigned grace_ms)
 	MHD_quiesce_daemon(server->daemon);
 	shutdown(server->listener, SHUT_RDWR);
 	bool idle = wait_idle(server, grace_ms);
-	guard_cut(server->guard);
+	connections_cut(server->connections);
 	if (!idle && !wait_idle(server, STOP_MORE_MS)) {
 		log_error("http_stop_unfinished", "reason", "calls are still running");
 		return -EBUSY;

@@ -24,13 +24,13 @@ struct generation {
 	gnutls_privkey_t key;
 };
 
-struct tls {
+struct http_tls {
 	char *cert, *key;
 	struct generation *current;
 };
 
 /* The callback of gnutls has no context of ours. */
-static struct tls *serving;
+static struct http_tls *serving;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void generation_free(struct generation *generation)
@@ -97,7 +97,7 @@ static int check_pair(const struct generation *generation, struct error *err)
 	return 0;
 }
 
-int tls_reload(struct tls *tls, struct error *err)
+int http_tls_reload(struct http_tls *tls, struct error *err)
 {
 	struct generation *generation = calloc(1, sizeof(*generation));
 	if (!generation)
@@ -118,18 +118,18 @@ int tls_reload(struct tls *tls, struct error *err)
 	return 0;
 }
 
-int tls_open(const char *cert, const char *key, struct tls **out, struct error *err)
+int http_tls_open(const char *cert, const char *key, struct http_tls **out, struct error *err)
 {
 	if (serving)
 		return error_set(err, EBUSY, "a TLS server runs in this process already");
-	struct tls *tls = calloc(1, sizeof(*tls));
+	struct http_tls *tls = calloc(1, sizeof(*tls));
 	if (!tls)
 		return error_set(err, ENOMEM, "out of memory");
 	tls->cert = strdup(cert);
 	tls->key = strdup(key);
-	int r = tls->cert && tls->key ? tls_reload(tls, err) : error_set(err, ENOMEM, "out of memory");
+	int r = tls->cert && tls->key ? http_tls_reload(tls, err) : error_set(err, ENOMEM, "out of memory");
 	if (r < 0) {
-		tls_close(tls);
+		http_tls_close(tls);
 		return r;
 	}
 	pthread_mutex_lock(&lock);
@@ -139,7 +139,7 @@ int tls_open(const char *cert, const char *key, struct tls **out, struct error *
 	return 0;
 }
 
-void tls_close(struct tls *tls)
+void http_tls_close(struct http_tls *tls)
 {
 	if (!tls)
 		return;
@@ -168,7 +168,7 @@ static int retrieve(gnutls_session_t session, const gnutls_datum_t *authorities,
 	return 0;
 }
 
-void *tls_callback(void)
+void *http_tls_callback(void)
 {
 	/* MHD's options take every pointer as void *. */
 	gnutls_certificate_retrieve_function2 *function = retrieve;

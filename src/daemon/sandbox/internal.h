@@ -156,6 +156,9 @@ void machine_own(struct machine *machine, void (*ended)(struct machine *machine,
 /* Kill, wait, give everything back, free. NULL is fine. */
 void machine_stop(struct machine *machine);
 
+/* A request to an agent that is ours, not a client's: whatever goes wrong is -EIO, or -EBUSY when the VM has ended. */
+int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms, struct error *err);
+
 /* Memory budget. -EAGAIN when the host has not got it. */
 int budget_take(struct sandboxes *s, uint64_t bytes, struct error *err);
 void budget_give(struct sandboxes *s, uint64_t bytes);

@@ -174,6 +174,15 @@ static int start_vm(struct machine *m, const struct parts *p, int ram, bool shar
 	return vm_start(&m->s->config.engine, &spec, vm_ended, m, &m->vm, err);
 }
 
+int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms, struct error *err)
+{
+	int r = link_request(vm_link(vm), type, fields, timeout_ms, NULL, NULL, err);
+
+	if (r < 0 && err)
+		err->code = r == -ECONNRESET ? EBUSY : EIO;
+	return r == -ECONNRESET ? -EBUSY : r < 0 ? -EIO : 0;
+}
+
 static int setup(struct machine *m, struct error *err)
 {
 	unsigned char fields[16];
@@ -181,7 +190,7 @@ static int setup(struct machine *m, struct error *err)
 
 	tlv_begin(&w, fields, sizeof(fields));
 	tlv_u8(&w, GUEST_TAG_FRESH, 0);
-	return link_request(vm_link(m->vm), GUEST_SETUP, &w, GUEST_MS, NULL, NULL, err);
+	return guest_request(m->vm, GUEST_SETUP, &w, GUEST_MS, err);
 }
 
 int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int scratch, uint64_t scratch_bytes,
@@ -270,7 +279,7 @@ static int load_and_run(struct machine *m, const struct parts *p, const struct m
 	if (r == 0 && !fresh && !paused)
 		r = setup(m, err);
 	if (r == 0 && m->shape.storage_gb != from_gb && !paused)
-		r = link_request(vm_link(m->vm), GUEST_GROW, NULL, GUEST_MS, NULL, NULL, err);
+		r = guest_request(m->vm, GUEST_GROW, NULL, GUEST_MS, err);
 	return r;
 }
 
@@ -353,7 +362,7 @@ int machine_personalise(struct machine *m, const struct personality *p, struct e
 		tlv_text(&w, GUEST_TAG_ENV, *e);
 	if (w.failed)
 		return error_set(err, EINVAL, "env_vars: too long together (at most 60 KiB with the image's own)");
-	int r = link_request(vm_link(m->vm), GUEST_PERSONALISE, &w, GUEST_MS, NULL, NULL, err);
+	int r = guest_request(m->vm, GUEST_PERSONALISE, &w, GUEST_MS, err);
 	sodium_memzero(fields, GUEST_PAYLOAD_MAX);
 	return r;
 }

@@ -117,16 +117,15 @@ static int copy_begin(struct copy *c, struct error *err)
 /* Frozen as short as it goes, and thawed whatever happens. A guest that does not thaw is beyond help. */
 static int copy_frozen(struct box *box, struct copy *c, struct error *err)
 {
-	struct link *link = vm_link(c->vm);
 	struct error ignored = { 0 };
 
-	int r = link_request(link, GUEST_SYNC, NULL, SYNC_MS, NULL, NULL, err);
+	int r = guest_request(c->vm, GUEST_SYNC, NULL, SYNC_MS, err);
 	if (r == 0)
-		r = link_request(link, GUEST_FREEZE, NULL, FREEZE_MS, NULL, NULL, err);
+		r = guest_request(c->vm, GUEST_FREEZE, NULL, FREEZE_MS, err);
 	int64_t frozen = time_mono_ms();
 	if (r == 0)
 		r = copy_begin(c, err);
-	int thawed = link_request(link, GUEST_THAW, NULL, FREEZE_MS, NULL, NULL, &ignored);
+	int thawed = guest_request(c->vm, GUEST_THAW, NULL, FREEZE_MS, &ignored);
 	log_info("snapshot_frozen", "sandbox", box->id, "ms", LOG_INT(time_mono_ms() - frozen));
 	if (thawed < 0) {
 		box_end(box, "host_error", "the guest's file system could not be thawed");

@@ -235,7 +235,7 @@ static int build_files(struct sandboxes *s, const struct shape *shape, enum temp
 	b->dir = openat(s->disk.folders[FOLDER_TEMPLATES], b->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (b->dir < 0)
 		return error_errno(err, errno, "open a folder for a template");
-	int r = new_file(b, "ram", (uint64_t)shape->memory_mib << 20, &b->ram, err);
+	int r = new_file(b, "ram.built", (uint64_t)shape->memory_mib << 20, &b->ram, err);
 	if (r == 0)
 		r = new_file(b, "state", 0, &b->state, err);
 	if (r == 0)
@@ -261,19 +261,38 @@ static int build_run(struct sandboxes *s, const struct shape *shape, enum templa
 	int r = machine_boot(s, shape, b->ram, b->scratch, b->scratch_bytes, &m, err);
 	if (r < 0)
 		return r;
-	r = link_request(vm_link(m->vm), GUEST_WARM, NULL, BOOT_MS, NULL, NULL, err);
+	r = guest_request(m->vm, GUEST_WARM, NULL, BOOT_MS, err);
 	if (r == 0 && kind == TEMPLATE_FRESH) {
 		tlv_begin(&w, fields, sizeof(fields));
 		tlv_u8(&w, GUEST_TAG_FRESH, 1);
-		r = link_request(vm_link(m->vm), GUEST_SETUP, &w, BOOT_MS, NULL, NULL, err);
+		r = guest_request(m->vm, GUEST_SETUP, &w, BOOT_MS, err);
 	}
 	if (r == 0)
-		r = link_request(vm_link(m->vm), GUEST_SYNC, NULL, BOOT_MS, NULL, NULL, err);
+		r = guest_request(m->vm, GUEST_SYNC, NULL, BOOT_MS, err);
 	if (r == 0)
 		r = vm_stop(m->vm, err);
 	if (r == 0)
 		r = vm_save(m->vm, b->state, BOOT_MS, err);
 	machine_stop(m);
+	return r;
+}
+
+/*
+ * The file that the builder's VM wrote belongs to that VM's user. Sandboxes get a copy that is ours and that every VM
+ * may read and none may write.
+ */
+static int build_ram(struct sandboxes *s, struct build *b, struct error *err)
+{
+	int copy = -1;
+	int r = new_file(b, "ram", 0, &copy, err);
+
+	if (r == 0)
+		r = disk_copy(&s->disk, b->ram, copy, err);
+	if (r == 0 && fchmod(copy, 0644) < 0)
+		r = error_errno(err, errno, "open a template for reading");
+	fd_close(&b->ram);
+	b->ram = copy;
+	(void)unlinkat(b->dir, "ram.built", 0);
 	return r;
 }
 
@@ -318,6 +337,8 @@ static int build(struct sandboxes *s, const struct shape *shape, const char *key
 		r = build_files(s, shape, kind, &b, err);
 	if (r == 0)
 		r = build_run(s, shape, kind, &b, err);
+	if (r == 0)
+		r = build_ram(s, &b, err);
 	if (r == 0)
 		r = build_seal(s, shape, key, kind, &b, err);
 	fd_close(&b.ram);
