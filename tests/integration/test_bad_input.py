@@ -79,8 +79,7 @@ def test_execute_async(box, field, body):
     ("snapshot", {"name": 1}, "name"), ("snapshot", {"name": "../x"}, "name"), ("snapshot", {"quick": "yes"}, "quick"),
     ("snapshot", {"quikc": True}, "quikc"), ("clone", {"name": ""}, "name"), ("clone", {"snapshot_name": "a b"}, "snapshot_name"),
     ("clone", {"resources": {"storage": 1}}, "storage"), ("clone", {"env_varz": {}}, "env_varz"), ("pause", {"x": 1}, "x"),
-    ("resume", {"x": 1}, "x"), ("timeout", {"timeout_seconds": 0}, "timeout_seconds"), ("timeout", {"timeout_seconds": "x"}, "timeout_seconds"),
-    ("timeout", {}, "timeout_seconds"),
+    ("resume", {"x": 1}, "x"), ("resume", {"y": 1}, "y"),
 ])
 def test_other_calls(box, path, body, field):
     refused(box.api.post(box.path(path), body), 400, "invalid_request", field)
@@ -331,3 +330,19 @@ def test_browsers_get_nothing(api):
     assert answer.headers.get("x-content-type-options") == "nosniff"
     preflight = api.request("OPTIONS", "/v1/sandboxes/list", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"})
     assert "access-control-allow-origin" not in preflight.headers
+
+
+@pytest.mark.parametrize("body, field", [
+    ({}, "timeout_seconds"), ({"timeout_seconds": 0}, "timeout_seconds"), ({"timeout_seconds": "x"}, "timeout_seconds"),
+    ({"timeout_seconds": 2**40}, "timeout_seconds"), ({"timeout_seconds": 60, "more": 1}, "more"),
+])
+def test_new_lifetimes(box, body, field):
+    refused(box.api.request("PUT", box.path("timeout"), json=body), 400, "invalid_request", field)
+
+
+@pytest.mark.parametrize("body, field", [
+    ({"outbound": "perhaps"}, "outbound"), ({"outbound": 1}, "outbound"), ({"allow": "x"}, "allow"), ({"deny": [{}]}, "deny"),
+    ({"bandwidth_mbps": -1}, "bandwidth_mbps"), ({"inbound": "allow"}, "inbound"),
+])
+def test_new_networks(box, body, field):
+    refused(box.api.request("PUT", box.path("network"), json=body), 400, "invalid_request", field)

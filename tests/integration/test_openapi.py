@@ -99,7 +99,7 @@ def test_a_tour_through_the_document(api, own):
     box.pause()
     box.get()
     box.resume()
-    for path in ("/v1/sandboxes/list", "/v1/sandboxes/logs", "/v1/snapshots/list", "/v1/audit", "/v1/usage", "/v1/keys", "/v1/orgs", box.path(),
+    for path in ("/v1/sandboxes/list", "/v1/sandboxes/logs", "/v1/snapshots/list", "/v1/audit", "/v1/usage", "/v1/keys", "/v1/organisations", box.path(),
                  box.path("status"), "/healthz"):
         assert api.get(path).status == 200, path
     for one in (copy, restored, box):
