@@ -26,7 +26,7 @@ static const struct output_column org_details[] = {
 };
 
 static const struct output_column audit_columns[] = {
-	{ "SEQ", "seq" },         { "WHEN", "timestamp" },  { "ACTION", "action" },
+	{ "SEQ", "seq" },         { "WHEN", "at" },         { "ACTION", "action" },
 	{ "OUTCOME", "outcome" }, { "STATUS", "status" },   { "TARGET", "target" },
 	{ "KEY", "key_id" },      { "ADDRESS", "address" }, { "DETAIL", "detail" },
 };
@@ -46,7 +46,7 @@ static int org_list(struct cli *cli)
 {
 	struct error err = { 0 };
 	json_t *rows;
-	if (api_list(cli, "/v1/orgs", 0, &rows, &err) < 0)
+	if (api_list(cli, "/v1/organisations", 0, &rows, &err) < 0)
 		return cli_fail(cli, &err);
 	return api_print_list(cli, rows, org_columns, COUNT(org_columns));
 }
@@ -95,7 +95,7 @@ static int org_create(struct cli *cli)
 		return cli_usage(cli, "%s", err.text);
 	}
 	json_object_set_new(body, "name", json_string(cli->arguments[0]));
-	int r = api_make(cli, "/v1/orgs", body, NULL, &answer, &err);
+	int r = api_make(cli, "/v1/organisations", body, NULL, &answer, &err);
 	json_decref(body);
 	return r < 0 ? cli_fail(cli, &err) : api_print_record(cli, answer, org_details, COUNT(org_details));
 }
@@ -105,9 +105,9 @@ static int org_change(struct cli *cli, json_t *body)
 	struct error err = { 0 };
 	char id[API_ID_MAX], path[HTTP_PATH_MAX];
 	json_t *answer = NULL;
-	int r = api_find(cli, "/v1/orgs", "org_", cli->arguments[0], id, &err);
+	int r = api_find(cli, "/v1/organisations", "org_", cli->arguments[0], id, &err);
 	if (r == 0)
-		r = api_send(cli, "PATCH", http_path(path, "/v1/orgs/%s", id), body, NULL, &answer, &err);
+		r = api_send(cli, "PATCH", http_path(path, "/v1/organisations/%s", id), body, NULL, &answer, &err);
 	json_decref(body);
 	return r < 0 ? cli_fail(cli, &err) : api_print_record(cli, answer, org_details, COUNT(org_details));
 }
@@ -138,12 +138,12 @@ static int org_resume(struct cli *cli)
 
 static int audit_page(struct cli *cli, const char *cursor, uint64_t limit, json_t **answer, struct error *err)
 {
-	static const char *const filters[] = { "action", "target", "outcome" };
+	static const char *const filters[] = { "action", "target", "outcome", "organisation_id" };
 	char path[HTTP_PATH_MAX], part[HTTP_PATH_MAX], number[24];
 	snprintf(number, sizeof(number), "%llu", (unsigned long long)limit);
 	http_path(path, "/v1/audit?limit=%s", number);
 	for (size_t i = 0; i < COUNT(filters); i++) {
-		const char *value = cli_value(cli, filters[i]);
+		const char *value = cli_value(cli, i == 3 ? "org" : filters[i]);
 		if (!value)
 			continue;
 		http_path(part, "&%s=%s", filters[i], value);
@@ -168,7 +168,7 @@ static int audit_list(struct cli *cli)
 	}
 	do {
 		uint64_t left = most - json_array_size(rows);
-		if (audit_page(cli, *cursor ? cursor : NULL, left > 100 ? 100 : left, &answer, &err) < 0) {
+		if (audit_page(cli, *cursor ? cursor : NULL, left > 1000 ? 1000 : left, &answer, &err) < 0) {
 			json_decref(rows);
 			return cli_fail(cli, &err);
 		}
@@ -192,7 +192,7 @@ static int audit_verify(struct cli *cli)
 	bool valid = json_is_true(json_object_get(answer, "valid"));
 	static const struct output_column verdict[] = {
 		{ "whole", "valid" },
-		{ "records", "records" },
+		{ "records", "rows" },
 		{ "first bad", "first_bad_seq" },
 		{ "problem", "message" },
 	};
@@ -221,13 +221,14 @@ static int usage(struct cli *cli)
 
 static const struct cli_option org_options[] = {
 	{ "tier", 0, "TIER", "beta, pro or enterprise." },
-	{ "limit", 0, "NAME=N", "A limit of the organisation, such as sandboxes_max=20; N may be none.", true },
+	{ "limit", 0, "NAME=N", "A limit of the organisation, such as sandboxes=20; N may be none.", true },
 	{ NULL },
 };
 static const struct cli_option audit_options[] = {
 	{ "action", 0, "ACTION", "Only these, such as sandbox.create." },
 	{ "target", 0, "ID", "Only what was done to this." },
 	{ "outcome", 0, "WORD", "ok, refused or failed." },
+	{ "org", 0, "ORG", "Id of another organisation, or all (scope admin)." },
 	{ "limit", 'l', "N", "At most N records (50)." },
 	{ NULL },
 };

@@ -66,8 +66,10 @@ static void put_scopes(const struct cli *cli, json_t *body)
 			scopes = json_array();
 		json_array_append_new(scopes, json_string(text));
 	}
-	if (scopes)
-		json_object_set_new(body, "scopes", scopes);
+	/* What a program that uses sandboxes needs, and no more. */
+	if (!scopes)
+		scopes = json_pack("[s, s]", "sandboxes:read", "sandboxes:write");
+	json_object_set_new(body, "scopes", scopes);
 }
 
 static int create(struct cli *cli)
@@ -86,7 +88,7 @@ static int create(struct cli *cli)
 		json_object_set_new(body, "expires_at",
 				    json_string(time_iso(when, time_wall_ms() + (int64_t)days * 86400000)));
 	if (cli_value(cli, "org"))
-		json_object_set_new(body, "organization_id", json_string(cli_value(cli, "org")));
+		json_object_set_new(body, "organisation_id", json_string(cli_value(cli, "org")));
 	int r = api_make(cli, "/v1/keys", body, NULL, &answer, &err);
 	json_decref(body);
 	return r < 0 ? cli_fail(cli, &err) : print_key(cli, answer);
@@ -130,7 +132,8 @@ static int revoke_keys(struct cli *cli)
 }
 
 static const struct cli_option create_options[] = {
-	{ "scope", 0, "SCOPE", "sandboxes:read, sandboxes:write, keys:manage, audit:read or admin.", true },
+	{ "scope", 0, "SCOPE",
+	  "sandboxes:read, sandboxes:write (these two if none is given), keys:manage, audit:read or admin.", true },
 	{ "expires-days", 0, "N", "The key ends after N days; without it, never." },
 	{ "org", 0, "ORG", "Id of another organisation (needs a key with scope admin)." },
 	{ NULL },

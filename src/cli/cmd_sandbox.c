@@ -30,6 +30,7 @@ static const struct output_column details[] = {
 	{ "created", "created_at", output_age },
 	{ "expires", "expires_at", output_age },
 	{ "idle timeout, s", "idle_timeout_seconds" },
+	{ "then", "on_idle" },
 	{ "network", "network" },
 	{ "metadata", "metadata" },
 	{ "ended", "termination.at", output_age },
@@ -97,7 +98,7 @@ static int timeout(struct cli *cli)
 	if (!cli_value(cli, "lifetime") || cli_number(cli, "lifetime", 1, 31536000, &seconds, &err) < 0)
 		return cli_usage(cli, "%s", err.code ? err.text : "needs --lifetime S");
 	json_t *body = json_pack("{s:I}", "timeout_seconds", (json_int_t)seconds);
-	int code = call_and_print(cli, "POST", "/v1/sandboxes/%s/timeout", body, NULL);
+	int code = call_and_print(cli, "PUT", "/v1/sandboxes/%s/timeout", body, NULL);
 	json_decref(body);
 	return code;
 }

@@ -325,7 +325,9 @@ static int conclude(struct exchange *exchange, CURLcode result, struct error *er
 		return explain_curl(exchange, result, err);
 	if (exchange->body.size > 0)
 		answer->json = json_loadb(exchange->body.data, exchange->body.size, JSON_ALLOW_NUL, NULL);
-	if (answer->status / 100 != 2)
+	/* A call that takes long sends its status before it knows how it ends: then the body tells. */
+	bool failed_late = json_is_string(json_object_get(json_object_get(answer->json, "error"), "message"));
+	if (answer->status / 100 != 2 || failed_late)
 		return explain_refusal(exchange, err);
 	if (!exchange->request->sink && !answer->json && answer->status != 204)
 		return error_set(err, EIO, "the server's answer is not JSON: is %s Akira's address?",

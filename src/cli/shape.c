@@ -167,6 +167,8 @@ static int put_life(const struct cli *cli, json_t *body, struct error *err)
 		r = cli_number(cli, "idle-timeout", 0, LIFE_MAX, &seconds, err);
 	if (r == 0 && cli_value(cli, "idle-timeout"))
 		json_object_set_new(body, "idle_timeout_seconds", json_integer((json_int_t)seconds));
+	if (r == 0 && cli_value(cli, "on-idle"))
+		json_object_set_new(body, "on_idle", json_string(cli_value(cli, "on-idle")));
 	return r;
 }
 

@@ -12,6 +12,7 @@
 
 #define SHAPE_OPTIONS_LIFE                                                                                          \
 	{ "idle-timeout", 0, "S", "End the sandbox after S seconds without any call (0: never)." },                 \
+		{ "on-idle", 0, "pause|terminate", "What happens then (terminate)." },                              \
 		{ "network", 0, "allow|deny", "Outbound connections. Private addresses are blocked in any case." }, \
 		{ "allow", 0, "CIDR|DOMAIN", "Reachable even with --network deny.", true },                         \
 		{ "deny", 0, "CIDR|DOMAIN", "Not reachable.", true },                                               \

@@ -219,6 +219,13 @@ def test_busy_is_waited_out_but_quota_is_not(server, client):
     assert client("sandbox", "create").returncode == 1
 
 
+def test_a_failure_after_the_status_is_a_failure(server, client):
+    server.route("POST", "/v1/sandboxes/create", lambda h, _: h.answer(
+        201, {"error": {"code": "capacity", "message": "no memory left"}}))
+    done = client("sandbox", "create")
+    assert done.returncode == 1 and b"no memory left (capacity)" in done.stderr and not done.stdout
+
+
 def test_a_broken_create_is_repeated_with_its_key(server, client):
     calls = []
 
@@ -435,6 +442,25 @@ def test_key_create_prints_the_key_alone(server, client):
     done = client("key", "create", "ci", "--scope", "sandboxes:read", "--scope", "sandboxes:write")
     assert done.stdout == b"sk_live_new\n"
     assert server.asked("POST", "/v1/keys")[0]["body"] == {"name": "ci", "scopes": ["sandboxes:read", "sandboxes:write"]}
+
+
+def test_key_create_grants_no_more_than_use(server, client):
+    server.route("POST", "/v1/keys", lambda h, _: h.answer(201, {"id": "key_a", "key": "sk_live_new"}))
+    client("key", "create", "ci")
+    assert server.asked("POST", "/v1/keys")[0]["body"]["scopes"] == ["sandboxes:read", "sandboxes:write"]
+
+
+def test_audit_follows_the_cursor_to_its_limit(server, client):
+    def page(handler, seen):
+        start = int(seen["query"].get("cursor", ["0"])[0])
+        handler.answer(200, {"data": [{"seq": start + i} for i in range(2)], "next_cursor": str(start + 2)})
+    server.route("GET", "/v1/audit", page)
+    done = client("audit", "list", "--json", "--limit", "5", "--action", "key.create")
+    assert [row["seq"] for row in json.loads(done.stdout)] == list(range(6))[:len(json.loads(done.stdout))]
+    assert len(server.asked("GET", "/v1/audit")) == 3
+    assert all(s["query"]["action"] == ["key.create"] for s in server.asked("GET", "/v1/audit"))
+    server.route("GET", "/v1/audit/verify", lambda h, _: h.answer(200, {"valid": False, "rows": 9, "first_bad_seq": 4}))
+    assert client("audit", "verify").returncode == 1
 
 
 def test_image_list_reads_manifests(client, tmp_path):
