@@ -176,11 +176,14 @@ static int build_one(enum filter_stage stage, bool inner, void **code, size_t *s
 	return r;
 }
 
-/* Both programs one after the other, each led by a u32 with its size in bytes (and 4 bytes of nothing). */
+/*
+ * Both programs one after the other, each led by a u32 with its size in bytes (and 4 bytes of nothing). The inner one
+ * comes first: once the outer one of FILTER_RUN is in, nothing more can be installed.
+ */
 int filter_build(enum filter_stage stage, struct filter *filter, struct error *err)
 {
 	*filter = (struct filter){ 0 };
-	for (int inner = 0; inner < 2; inner++) {
+	for (int inner = 1; inner >= 0; inner--) {
 		_cleanup_free_ void *code = NULL;
 		size_t size = 0;
 		int r = build_one(stage, inner, &code, &size);

@@ -144,8 +144,8 @@ static int drop_capabilities(struct error *err)
 static int drop_privileges(const struct jail *jail, struct error *err)
 {
 	bool uid = !jail_without("uid"), caps = !jail_without("caps");
-	for (int cap = 0; cap < 64 && caps && uid; cap++)
-		if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+	for (int cap = 0; caps && uid && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
 			return error_errno(err, errno, "drop capability %d", cap);
 	if (!caps)
 		prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
