@@ -15,7 +15,8 @@ static int check_kind(int fd, bool writable, struct stat *st, struct error *err)
 		return error_errno(err, errno, "file of a VM");
 	if (flags & O_PATH || (writable ? (flags & O_ACCMODE) != O_RDWR : (flags & O_ACCMODE) == O_WRONLY))
 		return error_set(err, EACCES, "file of a VM: opened in the wrong way for its use");
-	if (!S_ISREG(st->st_mode) || st->st_nlink != 1)
+	/* A second name of a file that is only read is nobody's harm: images may be kept as links of one file. */
+	if (!S_ISREG(st->st_mode) || (writable && st->st_nlink != 1))
 		return error_set(err, EINVAL, "file of a VM: not a regular file with one link");
 	return 0;
 }

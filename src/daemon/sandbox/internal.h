@@ -239,6 +239,11 @@ void box_done(struct box *box, struct vm *vm);
 /* Hold it alone against other state changes. resume: a paused one is resumed first. */
 int box_hold(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct box **box, struct error *err);
 void box_release(struct box *box);
+/*
+ * While the host saves or copies a VM its process works for the host, not the tenant: all of its vCPUs' time, and the
+ * quota again afterwards. The box is held.
+ */
+void box_boost(struct box *box, bool on);
 /* Begin the end; the first reason stands. Kills the VM at once. */
 void box_end(struct box *box, const char *reason, const char *message);
 /* Wait until nothing of it is left: 0 or -ETIMEDOUT. */

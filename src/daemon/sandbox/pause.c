@@ -177,15 +177,19 @@ int box_pause_held(struct box *box, struct error *err)
 
 	box_book_usage(box, time_wall_ms());
 	int r = disk_room(&box->s->disk, (uint64_t)box->row.memory_mib << 20, err);
-	if (r == 0)
+	if (r == 0) {
+		box_boost(box, true);
 		r = vm_stop(vm, err);
+	}
 	if (r == 0) {
 		int64_t left = box->deadline_ms - time_mono_ms();
 		box->left_ms = left > 0 ? left : 0;
 		box->last_stream = link_last_stream(vm_link(vm));
 		r = save(box, vm, err);
-		if (r < 0)
+		if (r < 0) {
 			(void)vm_run(vm, NULL);
+			box_boost(box, false);
+		}
 	}
 	vm_put(vm);
 	if (r < 0)

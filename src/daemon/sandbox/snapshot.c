@@ -185,8 +185,11 @@ static int make_file(struct box *box, struct store_snapshot *row, struct error *
 		r = disk_room(&s->disk, s->disk.reflink ? 0 : disk_used(c.from), err);
 	if (r == 0)
 		r = disk_create(&s->disk, FOLDER_SNAPSHOTS, temporary, &c.to, err);
-	if (r == 0)
+	if (r == 0) {
+		box_boost(box, true);
 		r = copy_disk(box, &c, row->quick, err);
+		box_boost(box, false);
+	}
 	if (r == 0)
 		row->size = disk_used(c.to);
 	copy_free(&c);

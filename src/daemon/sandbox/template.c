@@ -267,7 +267,7 @@ static int build_run(struct sandboxes *s, const struct shape *shape, enum templa
 		tlv_u8(&w, GUEST_TAG_FRESH, 1);
 		r = guest_request(m->vm, GUEST_SETUP, &w, BOOT_MS, err);
 	}
-	if (r == 0)
+	if (r == 0 && kind == TEMPLATE_FRESH)
 		r = guest_request(m->vm, GUEST_SYNC, NULL, BOOT_MS, err);
 	if (r == 0)
 		r = vm_stop(m->vm, err);
