@@ -116,17 +116,28 @@ bool conn_mine(const struct conn *conn)
 	return atomic_load(&conn->owner) == thread_self();
 }
 
+static int timed_lock(pthread_mutex_t *lock)
+{
+	struct timespec until;
+
+#ifdef __SANITIZE_THREAD__ /* it does not know pthread_mutex_clocklock */
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += STORE_BUSY_MS / 1000;
+	return pthread_mutex_timedlock(lock, &until);
+#else
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += STORE_BUSY_MS / 1000;
+	return pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &until);
+#endif
+}
+
 int conn_enter(struct conn *conn, struct error *err)
 {
 	if (conn_mine(conn)) {
 		conn->held++;
 		return 0;
 	}
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += STORE_BUSY_MS / 1000;
-	int code = pthread_mutex_clocklock(&conn->lock, CLOCK_MONOTONIC, &until);
-	if (code != 0)
+	if (timed_lock(&conn->lock) != 0)
 		return error_set(err, EBUSY, "the database was in use for %d s", STORE_BUSY_MS / 1000);
 	atomic_store(&conn->owner, thread_self());
 	conn->held = 1;

@@ -20,7 +20,7 @@ static int pragma(struct conn *conn, const char *sql, int64_t *value, struct err
 
 static int look(struct conn *conn, const char *path, int64_t *version, struct error *err)
 {
-	int64_t application, objects;
+	int64_t application = 0, objects = 0;
 
 	int r = pragma(conn, "PRAGMA user_version", version, err);
 	if (r == 0)
@@ -62,7 +62,7 @@ static int apply(struct store *store, int64_t version, struct error *err)
 
 int migrate(struct store *store, const char *path, struct error *err)
 {
-	int64_t version;
+	int64_t version = 0;
 
 	/* Look again inside of the transaction: another process may have migrated in the meantime. */
 	int r = look(&store->writer, path, &version, err);
