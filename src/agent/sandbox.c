@@ -9,9 +9,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/root.h"
@@ -19,14 +21,38 @@
 
 #define ANCHOR_WAIT_MS 30000
 
+/*
+ * A restored VM's disk is another one, perhaps larger, than the one that was there when the template was stopped: what
+ * the kernel kept of it goes, and the news of the new size, which comes by an interrupt, is waited for.
+ */
+static int mount_device(const char *device)
+{
+	struct timespec moment = { .tv_nsec = 1000000 };
+
+	for (int tries = 0; tries < 3000; tries++) {
+		int fd = open(device, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return -errno;
+		(void)ioctl(fd, BLKFLSBUF, 0);
+		close(fd);
+		if (mount(device, "/scratch", "ext4", MS_NODEV | MS_NOATIME, "discard") == 0)
+			return 0;
+		if (errno != EINVAL)
+			return -errno;
+		nanosleep(&moment, NULL);
+	}
+	return -EINVAL;
+}
+
 static int mount_scratch(struct agent *a, struct error *err)
 {
 	char device[32];
 
 	snprintf(device, sizeof(device), "/dev/%s", a->scratch_device);
 	mkdir("/scratch", 0700);
-	if (mount(device, "/scratch", "ext4", MS_NODEV | MS_NOATIME, "discard") < 0)
-		return error_errno(err, errno, "mount the scratch disk");
+	int r = mount_device(device);
+	if (r < 0)
+		return error_errno(err, -r, "mount the scratch disk");
 	a->scratch = open("/scratch", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (a->scratch < 0)
 		return error_errno(err, errno, "open the scratch disk");
