@@ -16,8 +16,8 @@ struct vm_file_rules {
 
 /*
  * A writable file: regular, one link, open for reading and writing, on the device, owned by akirad's user or by a uid
- * for VMs that is not in use; it becomes uid's, group akirad's, mode 0660. A read-only one: regular, one link, open
- * for reading; if the VM could not read it and it is akirad's, it becomes readable for others (its folder is what
+ * for VMs that is not in use; it becomes uid's, group akirad's, mode 0660. A read-only one: regular, open for
+ * reading; if the VM could not read it and it is akirad's, it becomes readable for others (its folder is what
  * keeps others out).
  */
 int vm_file_check(const struct vm_file_rules *rules, int fd, bool writable, uid_t uid, struct error *err);

@@ -160,7 +160,7 @@ class Jail:
 class Raw:
     """akira-launch with our own bytes on its socket."""
     CONFIG, NET_MAKE, VM_START, VM_KILL, VM_STATS = 1, 2, 8, 9, 11
-    ID, SLOT, QEMU, RUN, DATA, UPLINK, USER, GROUP, FIRST, COUNT, NET, KVM = range(1, 13)
+    ID, SLOT, QEMU, RUN, DATA, UPLINK, USER_TAG, GROUP, FIRST, COUNT, NET, KVM = range(1, 13)
     QUARTERS, MEMORY, ARG, READ, WRITE, FDS, FSIZE = range(23, 30)
 
     def __init__(self, base, configure=True, **changes):
@@ -191,7 +191,7 @@ class Raw:
 
     def configure(self, run_dir=None, qemu=None, first=UIDS, count=UID_COUNT, user=USER):
         return self.ask(self.CONFIG, self.field(self.QEMU, qemu or ATTACKER) + self.field(self.RUN, run_dir or self.run_dir) +
-                        self.field(self.DATA, self.data_dir) + self.field(self.UPLINK, "") + self.u32(self.USER, user) +
+                        self.field(self.DATA, self.data_dir) + self.field(self.UPLINK, "") + self.u32(self.USER_TAG, user) +
                         self.u32(self.GROUP, user) + self.u32(self.FIRST, first) + self.u32(self.COUNT, count) +
                         self.u32(self.NET, 10 << 24 | 231 << 16) + self.field(self.KVM, b"\0"))
 
