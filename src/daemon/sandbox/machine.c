@@ -193,6 +193,22 @@ static int setup(struct machine *m, struct error *err)
 	return guest_request(m->vm, GUEST_SETUP, &w, GUEST_MS, err);
 }
 
+/* What both ways of starting end with. The console often knows why. */
+static int started(struct machine *m, int r, struct machine **out, const struct error *err)
+{
+	char tail[1024] = "";
+
+	if (r == 0) {
+		*out = m;
+		return 0;
+	}
+	if (m->vm)
+		tail[vm_console(m->vm, tail, sizeof(tail) - 1)] = '\0';
+	log_warn("machine_failed", "id", m->id, "error", err ? err->text : "", "console", tail[0] ? tail : NULL);
+	machine_stop(m);
+	return r;
+}
+
 int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int scratch, uint64_t scratch_bytes,
 		 struct machine **out, struct error *err)
 {
@@ -213,16 +229,7 @@ int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int sc
 	if (r == 0)
 		r = link_hello(vm_link(m->vm), false, BOOT_MS, &phase, err);
 	parts_close(&p);
-	if (r < 0) {
-		char tail[1024] = "";
-		if (m->vm)
-			tail[vm_console(m->vm, tail, sizeof(tail) - 1)] = '\0';
-		log_error("boot_failed", "id", m->id, "error", err ? err->text : "", "console", tail);
-		machine_stop(m);
-		return r;
-	}
-	*out = m;
-	return 0;
+	return started(m, r, out, err);
 }
 
 /* The scratch disk of a new machine: a copy of the snapshot's, of the fresh template's, or there already (resume). */
@@ -311,12 +318,7 @@ int machine_start(struct sandboxes *s, const struct shape *shape, const struct m
 		r = load_and_run(m, &p, source, fresh, err);
 	parts_close(&p);
 	keeper_ask(s);
-	if (r < 0) {
-		machine_stop(m);
-		return r;
-	}
-	*out = m;
-	return 0;
+	return started(m, r, out, err);
 }
 
 /* ---- identity ---- */
