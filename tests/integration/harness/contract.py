@@ -61,7 +61,7 @@ class Operation:
 
 @functools.lru_cache(maxsize=None)
 def document():
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return yaml.safe_load(FILE.read_text(encoding="utf-8")) or {}
 
 
 def resolve(node):
@@ -76,7 +76,7 @@ def resolve(node):
 @functools.lru_cache(maxsize=None)
 def operations():
     found = []
-    for path, item in document()["paths"].items():
+    for path, item in document().get("paths", {}).items():
         for method, spec in item.items():
             if method in ("get", "post", "put", "patch", "delete"):
                 found.append(Operation(method.upper(), path, spec, item.get("parameters", [])))
@@ -162,7 +162,7 @@ def problems_of(op, answer):
 
 def compare(method, target, answer):
     """Notes what differs. Never fails: the test that runs is about something else."""
-    if not FILE.exists():
+    if not FILE.exists() or not operations():
         return
     op = operation(method, target)
     if op is None:

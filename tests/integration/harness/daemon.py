@@ -198,7 +198,9 @@ class Daemon:
 
     def tail(self, lines=60):
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        # Good requests say nothing about what went wrong.
+        kept = [line for line in text.splitlines() if '"http_request"' not in line or '"status":"2' not in line]
+        return "\n".join(kept[-lines:])
 
     def log_lines(self, begin=0):
         with open(self.log, "rb") as file:
