@@ -150,7 +150,8 @@ int list_one(struct store *store, const struct list *list, void *row, struct err
 struct list_range list_page(uint32_t page, uint32_t size, const char *order);
 
 /* ---- secret.c ---- */
-int secret_load(const char *dir, bool database_exists, unsigned char secret[32], struct error *err);
+/* folder: dir, opened and locked. */
+int secret_load(int folder, const char *dir, bool database_exists, unsigned char secret[32], struct error *err);
 int secret_check(struct store *store, struct error *err);
 int secret_seal(const unsigned char key[32], const char *text, unsigned char **box, size_t *size);
 int secret_unseal(const unsigned char key[32], const unsigned char *box, size_t size, char **text);

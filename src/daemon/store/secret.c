@@ -35,12 +35,8 @@ static int secret_read(int dir, unsigned char secret[32], struct error *err)
 	return n == 32 ? 0 : error_errno(err, n < 0 ? (int)-n : EIO, "read %s", SECRET_NAME);
 }
 
-int secret_load(const char *dir, bool database_exists, unsigned char secret[32], struct error *err)
+int secret_load(int folder, const char *dir, bool database_exists, unsigned char secret[32], struct error *err)
 {
-	_cleanup_fd_ int folder = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (folder < 0)
-		return error_errno(err, errno, "open the data folder %s", dir);
 	int r = secret_read(folder, secret, err);
 	if (r != -ENOENT)
 		return r;

@@ -2,10 +2,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/time.h"
 #include "daemon/store/internal.h"
 
 #define CHECK_BYTES_MAX ((int64_t)256 << 20) /* a larger file is not read through at each start */
@@ -57,6 +60,24 @@ static int connect(struct store *store, int64_t size, struct error *err)
 	return r;
 }
 
+/* Two that start at once must not make two secrets for one database. Held until the descriptor is closed. */
+static int lock_folder(const char *dir, int *fd, struct error *err)
+{
+	int64_t deadline = time_mono_ms() + STORE_BUSY_MS;
+
+	*fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*fd < 0)
+		return error_errno(err, errno, "open the data folder %s", dir);
+	while (flock(*fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return error_errno(err, errno, "lock the data folder %s", dir);
+		if (time_mono_ms() >= deadline)
+			return error_set(err, EBUSY, "another process is opening %s", dir);
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	}
+	return 0;
+}
+
 int store_open(const char *dir, struct store **result, struct error *err)
 {
 	if (sodium_init() < 0)
@@ -68,9 +89,12 @@ int store_open(const char *dir, struct store **result, struct error *err)
 	}
 	bool existed = false;
 	int64_t size = 0;
-	int r = make_file(store->path, &existed, &size, err);
+	_cleanup_fd_ int folder = -1;
+	int r = lock_folder(dir, &folder, err);
 	if (r == 0)
-		r = secret_load(dir, existed, store->secret, err);
+		r = make_file(store->path, &existed, &size, err);
+	if (r == 0)
+		r = secret_load(folder, dir, existed, store->secret, err);
 	if (r == 0) {
 		store_subkey(store->secret, "akira.store.seal.v1", store->seal_key);
 		store_subkey(store->secret, "akira.store.audit.v1", store->audit_key);

@@ -123,7 +123,7 @@ static void save_many(void **state)
 	size_t count;
 	char name[16];
 
-	ok(limit_new(4000, &limit, &s->err));
+	ok(limit_new(64000, &limit, &s->err));
 	for (int i = 0; i < 1000; i++) {
 		snprintf(name, sizeof(name), "key_%d", i);
 		limit_take(limit, name, 60, now, &answer);

@@ -111,6 +111,40 @@ static void secrets(void **state)
 	expect_refused(s, -ELOOP, "akira.secret");
 }
 
+/* Several first starts at once: one secret, one schema, and each works. */
+static void first_starts_race(void **state)
+{
+	struct support *s = *state;
+	char folder[128];
+	pid_t children[4];
+	int status;
+	struct store *store;
+
+	for (int round = 0; round < 5; round++) {
+		snprintf(folder, sizeof(folder), "%s/new%d", s->dir, round);
+		assert_int_equal(mkdir(folder, 0700), 0);
+		for (int i = 0; i < 4; i++) {
+			children[i] = fork();
+			assert_true(children[i] >= 0);
+			if (children[i] == 0) {
+				int r = store_open(folder, &store, NULL);
+				if (r == 0)
+					r = store_audit_add(store, &(struct store_audit){ .action = "start" }, NULL);
+				_exit(r < 0);
+			}
+		}
+		for (int i = 0; i < 4; i++) {
+			assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+			assert_int_equal(status, 0);
+		}
+		uint64_t rows, seq;
+		ok(store_open(folder, &store, &s->err));
+		ok(store_audit_verify(store, &rows, &seq, &s->err));
+		assert_int_equal(rows, 4);
+		store_close(store);
+	}
+}
+
 static void no_folder(void **state)
 {
 	struct support *s = *state;
@@ -318,7 +352,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(private_files), T(reopened), T(newer_schema), T(damaged), T(secrets), T(no_folder), T(killed_writer),
+		T(private_files), T(reopened), T(newer_schema), T(damaged), T(secrets), T(first_starts_race), T(no_folder), T(killed_writer),
 		T(full_disk), T(backup_while_writing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
