@@ -7,7 +7,7 @@
  *         SLOT: a number or -; FDS: how many ends of socketpairs to pass; FILES: r:NAME:PATH or w:NAME:PATH, by commas
  *   wait ID MS        ok CODE SIGNAL OOM | eof | timeout
  *   read ID INDEX MS  ok HEX: what arrived on our end of passed descriptor INDEX
- *   send ID INDEX HEX
+ *   send ID INDEX HEX [PATH]   with a descriptor of PATH (made if it is not there) beside it
  *   kill ID | limits ID QUARTERS MEMORY | stats ID
  *   net VERB SLOT     make, destroy
  *   hold COUNT        open so many descriptors of a secret file, without CLOEXEC
@@ -161,8 +161,9 @@ static void do_send(char **f)
 	struct running *run = find(f[1]);
 	unsigned char data[4096];
 	size_t size = strlen(f[3]) / 2;
+	_cleanup_fd_ int file = f[4] ? open(f[4], O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
 	int r = run && size <= sizeof data && str_unhex(data, size, f[3]) == 0
-			? fd_write_all(run->ends[atoi(f[2])], data, size)
+			? fd_send(run->ends[atoi(f[2])], data, size, &file, file >= 0)
 			: -EINVAL;
 	say(r, &(struct error){ 0 }, "");
 }
@@ -214,7 +215,7 @@ static void command(char **f, int count)
 		do_wait(f);
 	else if (!strcmp(f[0], "read") && count == 4)
 		do_read(f);
-	else if (!strcmp(f[0], "send") && count == 4)
+	else if (!strcmp(f[0], "send") && count >= 4)
 		do_send(f);
 	else if (!strcmp(f[0], "kill") && count == 2)
 		say(launcher_vm_kill(launcher, f[1], &err), &err, "");
