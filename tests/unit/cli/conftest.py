@@ -10,6 +10,7 @@ from fake_server import KEY, FakeServer
 
 def pytest_addoption(parser):
     parser.addoption("--akira", default=os.environ.get("AKIRA_CLI"), help="the client under test")
+    parser.addoption("--akirad", default=os.environ.get("AKIRAD"), help="the server, for the tests of packaging")
 
 
 @pytest.fixture
