@@ -131,6 +131,27 @@ static void swapped(void **state)
 	expect_wrong(s, 3, "inserted"); /* what was row 3 follows it and fits */
 }
 
+/* A row that was once signed (and rolled back, or taken from an old backup) does not fit into another history. */
+static void other_history(void **state)
+{
+	struct support *s = *state;
+	struct store_audit_filter filter = { .limit = 1 };
+	struct store_audit *once;
+	size_t count;
+	char sql[256];
+
+	ok(store_begin(s->store, &s->err));
+	support_audit(s, "harmless", 1100);
+	ok(store_audit_list(s->store, &filter, &once, &count, &s->err));
+	store_rollback(s->store);
+	support_audit(s, "harmful", 1100);
+	support_audit(s, "later", 1200);
+	snprintf(sql, sizeof(sql), "UPDATE audit SET action = 'harmless', hash = '%s' WHERE seq = 11", once->hash);
+	free(once);
+	support_sql(s, sql);
+	expect_wrong(s, 12, "altered"); /* 11 verifies by itself; what follows was not built on it */
+}
+
 static void pruned(void **state)
 {
 	struct support *s = *state;
@@ -233,7 +254,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, ten_rows, support_teardown)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(empty, support_setup, support_teardown), T(whole), T(altered), T(removed),
-		T(first_removed), T(tail_removed), T(inserted), T(inserted_at_the_end), T(swapped), T(pruned), T(prune_all),
+		T(first_removed), T(tail_removed), T(inserted), T(inserted_at_the_end), T(swapped), T(other_history), T(pruned), T(prune_all),
 		T(prune_hides_nothing), T(prune_in_steps), T(lists),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/time.h"
+#include "daemon/store/internal.h"
 #include "support.h"
 
 static uint64_t org_count(struct support *s)
@@ -80,6 +82,60 @@ static void failure_inside(void **state)
 	assert_int_equal(store_org_add(s->store, &org, &s->err), -EEXIST);
 	ok(store_commit(s->store, &s->err));
 	assert_int_equal(org_count(s), 3);
+}
+
+/* SQLite throws a transaction away by itself when a disk is full. What follows must not be written outside of it. */
+static void thrown_away(void **state)
+{
+	struct support *s = *state;
+	struct store_org org = support_org("org_d"), got;
+
+	ok(store_begin(s->store, &s->err));
+	add_org(s, "org_c");
+	ok(conn_exec(&s->store->writer, "ROLLBACK", &s->err));
+	assert_int_equal(store_org_add(s->store, &org, &s->err), -ECANCELED);
+	assert_int_equal(store_org_get(s->store, "org_a", &got, &s->err), -ECANCELED);
+	assert_int_equal(store_begin(s->store, &s->err), -ECANCELED);
+	assert_int_equal(store_audit_add(s->store, &(struct store_audit){ .action = "x" }, &s->err), -ECANCELED);
+	assert_int_equal(store_commit(s->store, &s->err), -ECANCELED);
+	assert_false(store_in_tx(s->store));
+	assert_int_equal(org_count(s), 2);
+	add_org(s, "org_d");
+	assert_int_equal(org_count(s), 3);
+}
+
+static void *add_keys(void *data)
+{
+	struct support *s = data;
+
+	for (int i = 0; i < 200; i++) {
+		struct store_key key = support_key("org_a", "", 0);
+		snprintf(key.id, sizeof(key.id), "key_%d", i);
+		memcpy(key.hash, key.id, sizeof(key.hash));
+		if (store_key_add(s->store, &key, NULL) < 0)
+			return data;
+	}
+	return NULL;
+}
+
+static void list_is_one_snapshot(void **state)
+{
+	struct support *s = *state;
+	struct store_key *rows;
+	size_t count = 0;
+	uint64_t total;
+	pthread_t thread;
+	void *failed;
+
+	assert_int_equal(pthread_create(&thread, NULL, add_keys, s), 0);
+	for (int64_t end = time_mono_ms() + 60000; count < 200;) {
+		assert_true(time_mono_ms() < end);
+		ok(store_key_list(s->store, "org_a", 1, 1000, &rows, &count, &total, &s->err));
+		free(rows);
+		assert_int_equal(count, total);
+	}
+	pthread_join(thread, &failed);
+	assert_null(failed);
 }
 
 #define THREADS 6
@@ -188,7 +244,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(commit_and_rollback), T(nested), T(failure_inside), T(threads), T(others_give_up),
+		T(commit_and_rollback), T(nested), T(failure_inside), T(thrown_away), T(list_is_one_snapshot), T(threads), T(others_give_up),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
