@@ -55,7 +55,7 @@ static pid_t clone_child(const struct jail_host *host, const struct jail *jail, 
 		.pidfd = (uint64_t)(uintptr_t)pidfd,
 		.exit_signal = SIGCHLD,
 	};
-	if (!jail_without("netns"))
+	if (!jail_without("netns") && !jail_without("forget-netns"))
 		args.flags |= CLONE_NEWNET;
 	if (group >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;

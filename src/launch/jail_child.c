@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "launch/landlock.h"
 
 #define PARK 100 /* descriptors are moved here before they take their final numbers */
@@ -75,7 +76,7 @@ static int mount_files(const struct jail *jail, struct error *err)
 /* The namespace of the tree has one mount, so there is nothing of the host to let go of. */
 static int enter_tree(const struct jail_host *host, struct error *err)
 {
-	if (jail_without("root"))
+	if (jail_without("root") || jail_without("forget-root"))
 		return unshare(CLONE_NEWNS | CLONE_NEWCGROUP) < 0 ? error_errno(err, errno, "unshare") : 0;
 	if (setns(host->tree.mount_ns, CLONE_NEWNS) < 0)
 		return error_errno(err, errno, "enter the jail's tree");
@@ -114,6 +115,8 @@ static int place_fds(const struct jail *jail, int *report, int *proc, struct err
 
 static int limit_resources(const struct jail *jail, struct error *err)
 {
+	if (jail_without("forget-limits"))
+		return 0;
 	const struct {
 		int what;
 		rlim_t value;
@@ -143,7 +146,9 @@ static int drop_capabilities(struct error *err)
 
 static int drop_privileges(const struct jail *jail, struct error *err)
 {
-	bool uid = !jail_without("uid"), caps = !jail_without("caps");
+	/* The forget-… knobs are unknown to jail_verify, which must find out. */
+	bool uid = !jail_without("uid") && !jail_without("forget-uid");
+	bool caps = !jail_without("caps") && !jail_without("forget-caps");
 	for (int cap = 0; caps && uid && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
 		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
 			return error_errno(err, errno, "drop capability %d", cap);
@@ -162,7 +167,7 @@ static int drop_privileges(const struct jail *jail, struct error *err)
 static int die_with_launcher(int report, struct error *err)
 {
 	struct pollfd p = { .fd = report };
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+	if (!jail_without("forget-death") && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		return error_errno(err, errno, "PDEATHSIG");
 	if (poll(&p, 1, 0) != 0)
 		_exit(1);
@@ -180,6 +185,13 @@ static int restrict_calls(const struct jail_host *host, struct error *err)
 	return r < 0 ? error_errno(err, -r, "seccomp") : 0;
 }
 
+/* As fault() in vm.c: a step of the child that fails. */
+static int fault(const char *name, struct error *err)
+{
+	int r = FAULT(name);
+	return r < 0 ? error_set(err, -r, "fault %s", name) : 0;
+}
+
 static int prepare(const struct jail_host *host, const struct jail *jail, int *report, struct error *err)
 {
 	int proc = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -188,11 +200,13 @@ static int prepare(const struct jail_host *host, const struct jail *jail, int *r
 	if (entered < 0)
 		r = error_errno(err, -entered, "enter the cgroup");
 	r = r < 0 ? r : enter_tree(host, err);
-	r = r < 0 || jail_without("root") ? r : mount_files(jail, err);
+	r = r < 0 || jail_without("root") || jail_without("forget-root") ? r : mount_files(jail, err);
+	r = r < 0 ? r : fault("jail_mounts", err);
 	r = r < 0 ? r : place_fds(jail, report, &proc, err);
 	r = r < 0 ? r : limit_resources(jail, err);
 	r = r < 0 ? r : drop_privileges(jail, err);
 	r = r < 0 ? r : die_with_launcher(*report, err);
+	r = r < 0 ? r : fault("jail_privileges", err);
 	r = r < 0 ? r : jail_verify(host, jail, proc, err);
 	if (r == 0)
 		close(proc);

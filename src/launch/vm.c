@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -126,7 +127,8 @@ static void report(struct vm *vm, bool oom)
 	memcpy(tail, vm->tail, vm->tail_size);
 	tail[vm->tail_size] = 0;
 	log_info("vm_ended", "vm", vm->id, "code", LOG_INT(vm->code), "signal", LOG_INT(vm->signal), "oom",
-		 oom ? "yes" : "no", "output", tail[0] ? tail : NULL);
+		 oom ? "yes" : "no", "why", vm->signal == SIGSYS ? "a system call that its filter forbids" : NULL, "output",
+		 tail[0] ? tail : NULL);
 	if (vm->status >= 0 && write(vm->status, &message, sizeof message) < 0 && errno != EPIPE)
 		log_warn("vm_status_lost", "vm", vm->id);
 }
@@ -183,6 +185,13 @@ uint32_t vms_tick(struct vms *vms)
 }
 
 /* ---- start ---- */
+
+/* A place where tests make a start fail or the launcher die (base/fault.h). */
+static int fault(const char *name, struct error *err)
+{
+	int r = FAULT(name);
+	return r < 0 ? error_set(err, -r, "fault %s", name) : 0;
+}
 
 static struct vm *vm_new(struct vms *vms, const char *id, struct error *err)
 {
@@ -303,8 +312,11 @@ int vm_start(struct vms *vms, const char *id, const struct launch_vm *request, c
 		mounts[i] = -1;
 	snprintf(vm->group, sizeof vm->group, "%s.%u", id, vm->uid);
 	int r = cgroup_make(&vms->cgroups, vm->group, &limits, &vm->cgroup, err);
+	r = r < 0 ? r : fault("launch_cgroup", err);
 	r = r < 0 ? r : take_files(vms, vm, request, fds, mounts, err);
+	r = r < 0 ? r : fault("launch_files", err);
 	r = r < 0 ? r : run(vms, vm, request, fds, tap, mounts, err);
+	r = r < 0 ? r : fault("launch_run", err);
 	r = r < 0 ? r : supervise(vms, vm, status, err);
 	for (size_t i = 0; i < LAUNCH_FILES; i++)
 		fd_close(&mounts[i]);

@@ -294,3 +294,15 @@ def test_h05_no_route_without_seccomp():
 def test_h07_release_has_no_knobs():
     with Jail(env={"AKIRA_JAIL_WITHOUT": "seccomp,root,uid,caps,netns,landlock"}) as j:
         assert j.attack("socket", 2, 1, 0) == ("", -1, SIGSYS, 0)
+
+
+@pytest.mark.skipif(not FAULTS, reason="needs -Dfaults=true")
+@pytest.mark.parametrize("layer,word", [("uid", "uid"), ("caps", "capabilit"), ("root", "root"), ("netns", "ns/net"),
+                                        ("death", "outlive"), ("limits", "limits")])
+def test_h08_child_that_forgot_a_step_does_not_run(layer, word):
+    """The child verifies its own state before the exec: a step that went missing ends the start, with the reason."""
+    with Jail(env={"AKIRA_JAIL_WITHOUT": "forget-" + layer}) as j:
+        with pytest.raises(Refused) as refused:
+            j.start("stay")
+        assert word in refused.value.text
+        assert not processes_of_vms() and not j.cgroups()

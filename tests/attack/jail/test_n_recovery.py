@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jail import MIB, Jail, Raw, Refused, alive, processes_of_vms, until
+from jail import FAULTS, MIB, Jail, Raw, Refused, alive, processes_of_vms, until
 
 
 def start_some(jail, count):
@@ -168,3 +168,55 @@ def test_works_after_akirad_dropped_root():
         assert j.attack("write", "/vm/own", files=f"w:own:{rw}")[0] == "ok 1"
         st = os.stat(rw)
         assert (st.st_uid, st.st_gid, st.st_mode & 0o777) == (64100, 64100, 0o660)
+
+
+@pytest.mark.skipif(not FAULTS, reason="needs -Dfaults=true")
+@pytest.mark.parametrize("place", ["launch_cgroup", "launch_files", "launch_run", "jail_mounts", "jail_privileges"])
+def test_n03_a_step_of_the_start_fails(place):
+    with Jail(env={"AKIRA_FAULT": f"{place}=fail"}) as j:
+        rw = j.file("rw")
+        before = len(os.listdir(f"/proc/{j.launcher}/fd"))
+        with pytest.raises(Refused) as refused:
+            j.start("stay", files=f"w:rw:{rw}")
+        assert refused.value.code == errno.EIO and place in refused.value.text
+        assert not processes_of_vms() and not j.cgroups()
+        assert len(os.listdir(f"/proc/{j.launcher}/fd")) == before
+        assert os.stat(rw).st_uid == 64100, "the file is akirad's again"
+
+
+@pytest.mark.skipif(not FAULTS, reason="needs -Dfaults=true")
+@pytest.mark.parametrize("place", ["launch_cgroup", "launch_files", "launch_run"])
+def test_n03_the_launcher_dies_in_a_step(base, place):
+    j = Jail(base=base, env={"AKIRA_FAULT": f"{place}=kill"})
+    with pytest.raises(Refused) as refused:
+        j.start("stay")
+    assert refused.value.code == errno.EPIPE
+    until(lambda: not processes_of_vms(), 5)
+    j.process.kill()
+    j.process.wait()
+    with Jail(base=base, spawn=False) as again:
+        assert again.spawn() == 1
+        assert again.attack("fds")[0] == "ok 0 1 2 3" and not again.cgroups()
+
+
+def test_n18_the_child_is_killed_while_it_prepares(jail):
+    """From outside, at any moment from clone to exec and after: the start fails or the VM's end is told."""
+    random.seed(18)
+    early = late = 0
+    children = f"/proc/{jail.launcher}/task/{jail.launcher}/children"
+    for i in range(60):
+        vm = f"early{i}"
+        jail.send("start", vm, "-", 4, 64 * MIB, 1 << 20, 1, "-", "stay")
+        pid = until(lambda: open(children).read().split(), 5, "a child is there")[0]
+        began, delay = time.perf_counter(), random.uniform(0, 0.002)
+        while time.perf_counter() - began < delay:
+            pass
+        os.kill(int(pid), signal.SIGKILL)
+        try:
+            jail.answer()
+            assert jail.wait(vm) == (-1, 9, 0)
+            late += 1
+        except Refused:
+            early += 1
+    assert not processes_of_vms() and not jail.cgroups(), (early, late)
+    assert jail.attack("fds")[0] == "ok 0 1 2 3"
