@@ -57,6 +57,13 @@ def parse(payload):
     return out
 
 
+def until(condition, bound=BOUND):
+    """Ask again and again; the condition itself makes a request of the guest, which is the pause."""
+    deadline = time.monotonic() + bound
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {bound} s"
+
+
 class AgentError(Exception):
     def __init__(self, code, message):
         super().__init__(f"{os.strerror(code)}: {message}")
@@ -170,7 +177,7 @@ class VM:
             "-device", "virtio-blk-device,drive=scratch,serial=scratch",
             "-device", "virtio-serial-device",
             "-chardev", f"socket,id=agent,path={path},server=on,wait=off",
-            "-device", f"virtserialport,chardev=agent,name=akira.agent",
+            "-device", "virtserialport,chardev=agent,name=akira.agent",
             "-device", "virtio-rng-device",
             "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
         ]
@@ -272,7 +279,6 @@ class VM:
     def hello(self, keep=0, bound=BOUND):
         nonce = os.urandom(16)
         self.streams = {}
-        self.raw(struct.pack("<IBBHI", 43, HELLO, 0, 0, 0)[:0])
         payload = fields(version=1, nonce=nonce, keep=keep)
         self.frame(HELLO, 0, payload)
         mark = fields(version=1, nonce=nonce)
