@@ -139,6 +139,9 @@ static void idempotency(void **state)
 	ok(store_idem_target(s->store, "org_a", "once", "sbx_9", &s->err));
 	assert_int_equal(store_idem_claim(s->store, &row, &found, &s->err), -EEXIST);
 	assert_string_equal(found.target, "sbx_9");
+	assert_int_equal(store_idem_claim(s->store, &other, &found, &s->err), -EEXIST);
+	assert_string_equal(found.org, "org_b");
+	assert_string_equal(found.target, "");
 	ok(store_idem_finish(s->store, "org_a", "once", 201, "{\"key\":\"sk_live_x\"}", &s->err));
 	assert_int_equal(store_idem_claim(s->store, &row, &found, &s->err), -EEXIST);
 	assert_int_equal(found.status, 201);
