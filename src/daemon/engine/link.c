@@ -29,7 +29,8 @@
 struct queued {
 	struct queued *next;
 	struct link_frame frame;
-	unsigned char bytes[];
+	unsigned char *bytes; /* malloc'ed */
+	size_t room;
 };
 
 struct link_stream {
@@ -38,6 +39,7 @@ struct link_stream {
 	uint32_t id;
 	int wake;                    /* eventfd: a frame came, credit came, the link died */
 	struct queued *head, **tail; /* under link->lock, as all below */
+	struct queued *last;         /* NULL when the queue is empty */
 	size_t queued;
 	struct queued *current;      /* lent to the caller; not under the lock */
 	uint32_t window_in;          /* DATA the guest may still send */
@@ -186,6 +188,55 @@ static void give_credit(struct link_stream *s, uint32_t bytes)
 	wake(s);
 }
 
+static void queued_free(struct queued *q)
+{
+	if (q)
+		free(q->bytes);
+	free(q);
+}
+
+static struct queued *queued_new(const struct guest_header *h, const unsigned char *payload)
+{
+	struct queued *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return NULL;
+	q->room = h->length;
+	q->bytes = malloc(q->room ? q->room : 1);
+	if (!q->bytes) {
+		free(q);
+		return NULL;
+	}
+	memcpy(q->bytes, payload, h->length);
+	q->frame = (struct link_frame){
+		.type = (enum guest_type)h->type, .channel = h->channel, .data = q->bytes, .size = h->length,
+	};
+	return q;
+}
+
+/*
+ * A command that writes byte by byte, with nobody reading just now, must not fill the queue with frames of one byte:
+ * what goes on from the last frame is put into it.
+ */
+static bool append_data(struct queued *last, const struct guest_header *h, const unsigned char *payload)
+{
+	if (!last || h->type != GUEST_DATA || last->frame.type != GUEST_DATA || last->frame.channel != h->channel ||
+	    last->frame.size + h->length > GUEST_PAYLOAD_MAX)
+		return false;
+	size_t size = last->frame.size + h->length;
+	if (size > last->room) {
+		unsigned char *bytes = realloc(last->bytes, 2 * size);
+		if (!bytes)
+			return false;
+		last->bytes = bytes;
+		last->room = 2 * size;
+		last->frame.data = bytes;
+	}
+	memcpy(last->bytes + last->frame.size, payload, h->length);
+	last->frame.size = size;
+	return true;
+}
+
 static const char *queue_frame(struct link *link, const struct guest_header *h, const unsigned char *payload)
 {
 	if (h->stream >= link->next_stream)
@@ -200,17 +251,16 @@ static const char *queue_frame(struct link *link, const struct guest_header *h, 
 	const char *wrong = accept_frame(s, h);
 	if (wrong)
 		return wrong;
+	if (append_data(s->last, h, payload)) {
+		wake(s);
+		return NULL;
+	}
 	if (s->queued >= QUEUE_MAX)
 		return "the guest sent too many frames";
-	struct queued *q = malloc(sizeof(*q) + h->length);
+	struct queued *q = queued_new(h, payload);
 	if (!q)
 		return "no memory for the guest's output";
-	memcpy(q->bytes, payload, h->length);
-	q->next = NULL;
-	q->frame = (struct link_frame){
-		.type = (enum guest_type)h->type, .channel = h->channel, .data = q->bytes, .size = h->length,
-	};
-	*s->tail = q;
+	*s->tail = s->last = q;
 	s->tail = &q->next;
 	s->queued++;
 	wake(s);
@@ -443,9 +493,9 @@ void link_close(struct link_stream *stream)
 
 	for (struct queued *q = stream->head, *next; q; q = next) {
 		next = q->next;
-		free(q);
+		queued_free(q);
 	}
-	free(stream->current);
+	queued_free(stream->current);
 	close(stream->wake);
 	free(stream);
 	link_put(link);
@@ -457,8 +507,10 @@ static struct queued *take_queued(struct link_stream *s)
 	if (!q)
 		return NULL;
 	s->head = q->next;
-	if (!s->head)
+	if (!s->head) {
 		s->tail = &s->head;
+		s->last = NULL;
+	}
 	s->queued--;
 	return q;
 }
@@ -480,7 +532,7 @@ static void return_credit(struct link_stream *s)
 		}
 		pthread_mutex_unlock(&s->link->lock);
 	}
-	free(s->current);
+	queued_free(s->current);
 	s->current = NULL;
 	if (give > 0) {
 		unsigned char payload[4];
