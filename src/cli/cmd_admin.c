@@ -33,9 +33,9 @@ static const struct output_column audit_columns[] = {
 
 static const struct output_column usage_columns[] = {
 	{ "DAY", "day" },
-	{ "SANDBOX S", "sandbox_seconds" },
-	{ "VCPU S", "vcpu_seconds" },
-	{ "CPU S", "cpu_seconds" },
+	{ "SANDBOX S", "sandbox_seconds", output_seconds },
+	{ "VCPU S", "vcpu_seconds", output_seconds },
+	{ "CPU S", "cpu_seconds", output_seconds },
 	{ "IN", "bytes_in", output_bytes },
 	{ "OUT", "bytes_out", output_bytes },
 	{ "COMMANDS", "executions" },

@@ -53,9 +53,8 @@ static int check_file(int fd, const char *path, struct error *err)
 	if (st.st_mode & (S_IRWXO | S_IWGRP))
 		return error_set(err, EPERM, "%s may be read by others (mode %04o): run chmod 600 %s", path,
 				 st.st_mode & 07777u, path);
-	/* The server's own file is its user's; only root can read it besides. */
-	bool system = strcmp(path, CONFIG_SYSTEM_CREDENTIALS) == 0 && geteuid() == 0;
-	if (!system && st.st_uid != 0 && st.st_uid != geteuid())
+	/* Root may be pointed at the server's own file, which is its user's. */
+	if (st.st_uid != 0 && st.st_uid != geteuid() && geteuid() != 0)
 		return error_set(err, EPERM, "%s belongs to another user", path);
 	return 0;
 }

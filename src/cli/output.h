@@ -38,12 +38,13 @@ void output_table(const json_t *rows, const struct output_column *columns, size_
 void output_record(const json_t *object, const struct output_column *columns, size_t count);
 
 /* Formatters for columns. */
-char *output_age(const json_t *value);   /* ISO time: "3 min ago" */
-char *output_bytes(const json_t *value); /* 1.5 GiB */
-char *output_mib(const json_t *value);   /* a number of MiB: 512 MiB */
-char *output_gb(const json_t *value);    /* a number of GB: 10 GB */
-char *output_cpus(const json_t *value);  /* units of 0.25 vCPU: 1.5 */
-char *output_list(const json_t *value);  /* an array of strings, with commas */
+char *output_age(const json_t *value);     /* ISO time: "3 min ago" */
+char *output_bytes(const json_t *value);   /* 1.5 GiB */
+char *output_mib(const json_t *value);     /* a number of MiB: 512 MiB */
+char *output_gb(const json_t *value);      /* a number of GB: 10 GB */
+char *output_cpus(const json_t *value);    /* units of 0.25 vCPU: 1.5 */
+char *output_seconds(const json_t *value); /* one digit after the point */
+char *output_list(const json_t *value);    /* an array of strings, with commas */
 
 /* "doing… 3 s" on standard error, if that is a terminal, once it takes longer than 2 s. */
 struct output_progress {

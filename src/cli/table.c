@@ -208,6 +208,11 @@ char *output_cpus(const json_t *value)
 	return json_is_number(value) ? words("%g%s", json_number_value(value) / 4, "") : plain(value);
 }
 
+char *output_seconds(const json_t *value)
+{
+	return json_is_number(value) ? words("%.1f%s", json_number_value(value), "") : plain(value);
+}
+
 char *output_list(const json_t *value)
 {
 	struct buf text = { 0 };

@@ -119,17 +119,24 @@ static void check_threads(const struct jail_view *view)
 	judge(view, "no-new-privs", threads > 0 && no_new == threads, "set: %d of %d threads", no_new, threads);
 }
 
+/* The inode that stands for a namespace of `who` ("self", "1", a pid); 0 if it may not be seen. */
+static ino_t namespace_of(const char *who, const char *name)
+{
+	char path[PATH_SIZE];
+	struct stat st;
+	snprintf(path, sizeof(path), "/proc/%s/ns/%s", who, name);
+	return stat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+/* The host's are those of whoever looks and, where they may be seen, those of process 1. */
 static void check_namespaces(const struct jail_view *view)
 {
 	static const char *const names[] = { "mnt", "pid", "net", "ipc", "uts", "cgroup" };
-	char shared[128] = "", path[PATH_SIZE];
-	for (size_t i = 0; i < 6; i++) {
-		struct stat its, host;
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", view->pid, names[i]);
-		bool own = stat(path, &its) == 0;
-		snprintf(path, sizeof(path), "/proc/1/ns/%s", names[i]);
-		own = own && stat(path, &host) == 0 && its.st_ino != host.st_ino;
-		if (!own)
+	char shared[128] = "", pid[24];
+	snprintf(pid, sizeof(pid), "%d", view->pid);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		ino_t its = namespace_of(pid, names[i]);
+		if (its == 0 || its == namespace_of("self", names[i]) || its == namespace_of("1", names[i]))
 			doctor_append(shared, sizeof(shared), " %s", names[i]);
 	}
 	judge(view, "namespaces", !*shared, "%s%s", *shared ? "the host's:" : "own mnt, pid, net, ipc, uts, cgroup",
@@ -217,14 +224,14 @@ static void check_cgroup(const struct jail_view *view)
 
 /* ---- files ---- */
 
-/* May the jail hold this? Regular files, pipes, sockets, anonymous inodes and three devices. */
+/* May the jail hold this? Regular files, pipes, sockets, anonymous inodes and a few devices. */
 static bool allowed_file(const struct stat *st, const char *target)
 {
-	static const char *const devices[] = { "/dev/null", "/dev/kvm", "/dev/net/tun" };
+	static const char *const devices[] = { "/dev/null", "/dev/urandom", "/dev/kvm", "/dev/net/tun" };
 	if (S_ISREG(st->st_mode))
 		return !str_starts(target, "/proc/") && !str_starts(target, "/sys/") && !str_starts(target, "/etc/");
 	if (S_ISCHR(st->st_mode)) {
-		for (size_t i = 0; i < 3; i++)
+		for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
 			if (strcmp(target, devices[i]) == 0)
 				return true;
 		return false;

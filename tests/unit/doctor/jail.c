@@ -79,6 +79,14 @@ static void look(pid_t pid)
 		fail_msg("%s", err.text);
 }
 
+static const char *found(const char *name)
+{
+	for (size_t i = 0; i < fact_count; i++)
+		if (strcmp(facts[i].name, name) == 0)
+			return facts[i].found;
+	return "";
+}
+
 static enum doctor_status status(const char *name)
 {
 	for (size_t i = 0; i < fact_count; i++)
@@ -119,6 +127,7 @@ static void layers_are_seen_one_by_one(void **state)
 		assert_int_equal(status(good[i]), DOCTOR_OK);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		assert_int_equal(status(bad[i]), DOCTOR_FAIL);
+	assert_string_equal(found("namespaces"), "the host's: mnt pid cgroup");
 }
 
 static void nothing_and_nonsense_are_told(void **state)
