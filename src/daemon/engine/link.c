@@ -25,6 +25,8 @@
 #define SEND_TIMEOUT_MS 30000 /* a guest that reads nothing for so long is dead: control frames are tiny */
 #define QUEUE_MAX 4096        /* frames of any kind that wait for one stream */
 #define CREDIT_STEP (GUEST_WINDOW / 4)
+/* HELLO's header, its whole VERSION and the header of NONCE: the nonce begins after so many bytes of its frame. */
+#define NONCE_OFFSET (GUEST_HEADER_SIZE + 6 + 4 + 6)
 
 struct queued {
 	struct queued *next;
@@ -110,16 +112,11 @@ uint32_t link_last_stream(struct link *link)
 
 /* ---- writing ---- */
 
-static int write_frame(struct link *link, const struct guest_header *header, const void *payload)
+static int write_bytes(struct link *link, const unsigned char *bytes, size_t size)
 {
-	unsigned char bytes[GUEST_FRAME_MAX];
-	size_t size = GUEST_HEADER_SIZE + header->length, done = 0;
 	int64_t deadline = time_mono_ms() + SEND_TIMEOUT_MS;
+	size_t done = 0;
 	int r = 0;
-
-	guest_put_header(bytes, header);
-	if (header->length > 0)
-		memcpy(bytes + GUEST_HEADER_SIZE, payload, header->length);
 
 	pthread_mutex_lock(&link->sending);
 	while (r == 0 && done < size) {
@@ -144,7 +141,18 @@ static int write_frame(struct link *link, const struct guest_header *header, con
 static int send_frame(struct link *link, enum guest_type type, uint32_t stream, const void *payload, size_t size)
 {
 	struct guest_header header = { .length = (uint32_t)size, .type = (uint8_t)type, .stream = stream };
-	return write_frame(link, &header, payload);
+	unsigned char bytes[GUEST_FRAME_MAX];
+
+	guest_put_header(bytes, &header);
+	if (size > 0)
+		memcpy(bytes + GUEST_HEADER_SIZE, payload, size);
+	return write_bytes(link, bytes, GUEST_HEADER_SIZE + size);
+}
+
+static int send_zeros(struct link *link)
+{
+	static const unsigned char zeros[GUEST_FRAME_MAX];
+	return write_bytes(link, zeros, sizeof(zeros));
 }
 
 /* ---- reading ---- */
@@ -300,11 +308,24 @@ static const char *take_hello(struct link *link, const unsigned char *payload, s
 
 static const char *take_frame(struct link *link, const struct guest_header *h, const unsigned char *payload)
 {
-	if (h->type == GUEST_HELLO)
-		return take_hello(link, payload, h->length);
-	if (link->greeting || !link->has_phase)
-		return NULL; /* what an earlier host's streams still had to say */
-	return queue_frame(link, h, payload);
+	if (h->type != GUEST_HELLO)
+		return queue_frame(link, h, payload);
+	return link->greeting ? take_hello(link, payload, h->length) : NULL;
+}
+
+/*
+ * Until the guest has answered our HELLO its bytes are what it still had to say to an earlier host, and may begin in
+ * the middle of a frame (it was paused there). Returns how many of them are to be dropped.
+ */
+static size_t before_hello(const struct link *link, const unsigned char *data, size_t size)
+{
+	const unsigned char *nonce = link->greeting ? memmem(data, size, link->nonce, GUEST_NONCE_SIZE) : NULL;
+	static const size_t keep = NONCE_OFFSET + GUEST_NONCE_SIZE - 1;
+
+	if (!nonce)
+		return size > keep ? size - keep : 0;
+	size_t at = (size_t)(nonce - data);
+	return at >= NONCE_OFFSET ? at - NONCE_OFFSET : size;
 }
 
 /* Consume whole frames from the front; returns the bytes used, or -EBADMSG with the link dead. */
@@ -314,8 +335,13 @@ static ssize_t take_frames(struct link *link, const unsigned char *data, size_t 
 	const char *wrong = NULL;
 
 	pthread_mutex_lock(&link->lock);
-	while (!wrong && size - used >= GUEST_HEADER_SIZE) {
+	while (!wrong) {
 		struct guest_header h;
+		bool greeted = !link->greeting && link->has_phase;
+		if (!greeted)
+			used += before_hello(link, data + used, size - used);
+		if (size - used < (greeted ? GUEST_HEADER_SIZE : NONCE_OFFSET + GUEST_NONCE_SIZE))
+			break;
 		if (guest_get_header(data + used, &h) < 0) {
 			wrong = "the guest sent a malformed frame";
 			break;
@@ -420,6 +446,9 @@ int link_hello(struct link *link, bool keep, int timeout_ms, enum guest_phase *p
 	link->greeting = true;
 	pthread_mutex_unlock(&link->lock);
 
+	/* The host before us may have stopped in the middle of a frame: zeros end it, and the guest waits for HELLO. */
+	if (keep)
+		(void)send_zeros(link);
 	tlv_begin(&w, payload, sizeof(payload));
 	tlv_u32(&w, GUEST_TAG_VERSION, GUEST_VERSION);
 	tlv_bytes(&w, GUEST_TAG_NONCE, link->nonce, sizeof(link->nonce));
