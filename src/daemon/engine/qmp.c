@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include "base/buf.h"
 #include "base/fd.h"
@@ -13,11 +14,14 @@
 
 #define MESSAGE_MAX (256 << 10)
 #define EVENTS_MAX 64
+#define EVENT_BYTES_MAX 4096 /* longer ones are not kept: none that we wait for is */
+#define SEND_S 10
 
 struct qmp {
 	int fd;
 	bool broken;
 	struct buf in;
+	size_t message_bytes; /* of the latest message */
 	json_t *events; /* array, oldest first, at most EVENTS_MAX */
 };
 
@@ -41,6 +45,7 @@ static json_t *take_line(struct qmp *qmp, bool *malformed)
 		*malformed = true;
 	}
 	buf_drop(&qmp->in, length + 1);
+	qmp->message_bytes = length;
 	return message;
 }
 
@@ -52,7 +57,7 @@ static int fill(struct qmp *qmp, int64_t deadline, struct error *err)
 	do
 		ready = poll(&poller, 1, time_left_ms(deadline));
 	while (ready < 0 && errno == EINTR);
-	if (ready == 0)
+	if (ready <= 0)
 		return broken(qmp, err, EIO, "no answer in time");
 	void *room = buf_room(&qmp->in, 16384);
 	if (!room)
@@ -67,11 +72,14 @@ static int fill(struct qmp *qmp, int64_t deadline, struct error *err)
 
 static int next_message(struct qmp *qmp, int64_t deadline, json_t **message, struct error *err)
 {
-	for (;;) {
+	for (int passed = 0;; passed++) {
 		bool malformed = false;
 		*message = take_line(qmp, &malformed);
 		if (*message)
 			return 0;
+		/* Whoever sends a byte at a time never lets poll come to its bound. */
+		if (passed > 0 && time_left_ms(deadline) == 0)
+			return broken(qmp, err, EIO, "no answer in time");
 		if (malformed)
 			return broken(qmp, err, EBADMSG, "a message is malformed");
 		int r = fill(qmp, deadline, err);
@@ -82,6 +90,8 @@ static int next_message(struct qmp *qmp, int64_t deadline, json_t **message, str
 
 static void keep_event(struct qmp *qmp, json_t *message)
 {
+	if (qmp->message_bytes > EVENT_BYTES_MAX)
+		return;
 	if (json_array_size(qmp->events) >= EVENTS_MAX)
 		json_array_remove(qmp->events, 0);
 	json_array_append(qmp->events, message);
@@ -97,6 +107,9 @@ int qmp_open(int fd, int timeout_ms, struct qmp **out, struct error *err)
 	qmp->fd = fd;
 	qmp->in.max = MESSAGE_MAX;
 	qmp->events = json_array();
+	/* QEMU may answer what it never read: its full socket must not hold us. */
+	struct timeval limit = { .tv_sec = SEND_S };
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 
 	json_t *greeting = NULL;
 	int r = next_message(qmp, time_mono_ms() + timeout_ms, &greeting, err);
@@ -137,15 +150,18 @@ static int send_command(struct qmp *qmp, const char *name, json_t *arguments, in
 	return r < 0 ? broken(qmp, err, EIO, "cannot be written") : 0;
 }
 
-static int take_answer(json_t *message, const char *name, json_t **result, struct error *err)
+static int take_answer(struct qmp *qmp, json_t *message, const char *name, json_t **result, struct error *err)
 {
 	json_t *failure = json_object_get(message, "error");
 	if (failure) {
 		const char *words = json_string_value(json_object_get(failure, "desc"));
 		return error_set(err, EREMOTEIO, "%s: %.200s", name, words ? words : "refused");
 	}
+	json_t *answer = json_object_get(message, "return");
+	if (!answer)
+		return broken(qmp, err, EBADMSG, "an answer is malformed");
 	if (result)
-		*result = json_incref(json_object_get(message, "return"));
+		*result = json_incref(answer);
 	return 0;
 }
 
@@ -166,12 +182,15 @@ int qmp_command(struct qmp *qmp, const char *name, json_t *arguments, int pass_f
 		if (r < 0)
 			break;
 		if (!json_object_get(message, "event")) {
-			r = take_answer(message, name, result, err);
+			r = take_answer(qmp, message, name, result, err);
 			json_decref(message);
 			break;
 		}
 		keep_event(qmp, message);
 		json_decref(message);
+		/* A flood of events is no answer. */
+		if (time_left_ms(deadline) == 0)
+			r = broken(qmp, err, EIO, "no answer in time");
 	}
 	return r;
 }
@@ -184,7 +203,7 @@ static json_t *find_event(struct qmp *qmp, const char *name)
 	json_array_foreach (qmp->events, i, event) {
 		const char *is = json_string_value(json_object_get(event, "event"));
 		if (is && strcmp(is, name) == 0)
-			return json_object_get(event, "data");
+			return event;
 	}
 	return NULL;
 }
@@ -212,25 +231,32 @@ int qmp_wait_event(struct qmp *qmp, const char *name, int timeout_ms, json_t **d
 
 	while (!has_event(qmp, name, data)) {
 		json_t *message = NULL;
-		int r = next_message(qmp, deadline, &message, err);
+		int r = qmp->broken ? error_set(err, EIO, "the VM's control channel is broken")
+				    : next_message(qmp, deadline, &message, err);
 		if (r < 0)
 			return r;
 		keep_event(qmp, message);
 		json_decref(message);
+		if (time_left_ms(deadline) == 0 && !find_event(qmp, name))
+			return broken(qmp, err, EIO, "no event in time");
 	}
 	return 0;
 }
 
 void qmp_shutdown_reason(struct qmp *qmp, char reason[32])
 {
+	int64_t deadline = time_mono_ms() + 1000;
 	json_t *message = NULL;
 
 	/* The peer is gone, so this ends at the end of what it sent. */
-	while (!qmp->broken && next_message(qmp, time_mono_ms() + 100, &message, NULL) == 0) {
+	while (!qmp->broken && next_message(qmp, deadline, &message, NULL) == 0) {
 		keep_event(qmp, message);
 		json_decref(message);
+		if (time_left_ms(deadline) == 0)
+			break;
 	}
-	const char *words = json_string_value(json_object_get(find_event(qmp, "SHUTDOWN"), "reason"));
+	json_t *data = json_object_get(find_event(qmp, "SHUTDOWN"), "data");
+	const char *words = json_string_value(json_object_get(data, "reason"));
 	if (!words || str_copy(reason, 32, words) < 0)
 		reason[0] = '\0';
 }
