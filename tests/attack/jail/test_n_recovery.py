@@ -3,11 +3,12 @@ import errno
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
 
-from jail import FAULTS, MIB, Jail, Raw, Refused, alive, processes_of_vms, until
+from jail import ATTACKER, FAULTS, MIB, Jail, Raw, Refused, alive, processes_of_vms, until
 
 
 def start_some(jail, count):
@@ -220,3 +221,14 @@ def test_n18_the_child_is_killed_while_it_prepares(jail):
             early += 1
     assert not processes_of_vms() and not jail.cgroups(), (early, late)
     assert jail.attack("fds")[0] == "ok 0 1 2 3"
+
+
+def cgroup2():
+    return next((line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2"), None)
+
+
+@pytest.mark.skipif(not cgroup2(), reason="no cgroup2 mount")
+def test_cgroup_v2_birth_kill_and_sweep(base):
+    r = subprocess.run([os.environ["JAIL_V2"], cgroup2(), ATTACKER, base], capture_output=True, text=True, timeout=30)
+    assert r.stdout == "ok\n", r.stderr
+    assert not os.path.exists(cgroup2() + "/akira-v2test")
