@@ -1,6 +1,7 @@
 """What is installed must go with the programs: settings, units, scripts."""
 
 import configparser
+import json
 import os
 import pathlib
 import re
@@ -73,3 +74,25 @@ def test_the_unit_keeps_what_akirad_needs():
     assert "\nStateDirectory=" not in text
     for capability in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETPCAP"]:
         assert re.search(f"^CapabilityBoundingSet=.*{capability}", text, re.M)
+
+
+def metric_names():
+    source = (ROOT / "src/daemon/api/metrics.c").read_text()
+    names = set()
+    for name, kind in re.findall(r'(?:value|head)\([^"]*"([a-z_]+)", "(counter|gauge|histogram)"', source):
+        suffixes = ["_bucket", "_sum", "_count"] if kind == "histogram" else [""]
+        names |= {f"akira_{name}{suffix}" for suffix in suffixes}
+    assert len(names) > 20
+    return names
+
+
+@pytest.mark.parametrize("path", ["prometheus/akira.rules.yml", "grafana/akira.json"])
+def test_dashboards_and_alerts_name_metrics_that_are_there(path):
+    text = (PACKAGING / path).read_text()
+    if path.endswith(".json"):
+        expressions = [t["expr"] for panel in json.loads(text)["panels"] for t in panel["targets"]]
+    else:
+        expressions = re.findall(r"expr: (?:>-\n)?((?:.|\n)*?)\n +(?:for|labels):", text)
+    used = set(re.findall(r"\bakira_[a-z_]+", "\n".join(expressions)))
+    assert len(expressions) >= 8 and used
+    assert used <= metric_names()
