@@ -72,7 +72,7 @@ class Refused(Exception):
 class Jail:
     """One akira-launch with a driver in akirad's place."""
 
-    def __init__(self, program=None, env=None, base=None, spawn=True, uids=UID_COUNT):
+    def __init__(self, program=None, env=None, base=None, spawn=True, uids=UID_COUNT, kvm=0):
         self.base = base or tempfile.mkdtemp(prefix="jail-test-")
         self.own = base is None
         os.chmod(self.base, 0o755)
@@ -82,7 +82,7 @@ class Jail:
         os.chmod(self.data_dir, 0o700)
         os.chown(self.data_dir, USER, USER)
         self.log = open(self.base + "/log", "a+")
-        self.program, self.uids, self.count = program or ATTACKER, uids, 0
+        self.program, self.uids, self.count, self.kvm = program or ATTACKER, uids, 0, kvm
         self.process = subprocess.Popen([DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                         text=True, bufsize=1, env={**os.environ, **(env or {})},
                                         preexec_fn=own_network)
@@ -106,7 +106,7 @@ class Jail:
 
     def spawn(self, run_dir=None):
         swept = self.command("spawn", LAUNCH, self.program, run_dir or self.run_dir, self.data_dir, USER, UIDS,
-                             self.uids, 0)
+                             self.uids, self.kvm)
         self.launcher = int(subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True,
                                            check=True).stdout.split()[-1])
         return int(swept.split()[1])

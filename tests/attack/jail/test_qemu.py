@@ -147,3 +147,22 @@ def test_errors_reach_the_log(qemu_jail):
     vm, _ = qemu_jail.start("-M", "no-such-machine")
     assert qemu_jail.wait(vm)[0] == 1
     assert "unsupported machine type" in qemu_jail.log_text()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/kvm"), reason="no /dev/kvm")
+def test_kvm_works_in_the_jail():
+    """Guest code may be slow here (nested); what counts is that the filters let KVM's calls pass and vCPUs run."""
+    with Jail(program=QEMU, kvm=1) as jail:
+        vm, pid = jail.start("-M", "microvm", "-accel", "kvm", "-cpu", "host,arch-capabilities=off,vmx=off,pmu=off", "-m", "64", "-smp", "2",
+                             "-nodefaults", "-no-user-config", "-display", "none", "-sandbox", SANDBOX,
+                             "-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control", memory=256 * MIB)
+        q = Qemu(jail, vm)
+        assert q.do("query-kvm")["enabled"]
+        assert q.do("query-status")["status"] == "running"
+        assert len(q.do("query-cpus-fast")) == 2
+        assert "/dev/kvm" in {os.readlink(f) for f in glob.glob(f"/proc/{pid}/fd/*")}
+        q.do("stop")
+        q.do("system_reset")
+        q.do("cont")
+        q.do("quit")
+        assert jail.wait(vm)[:2] == (0, 0)
