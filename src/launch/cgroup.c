@@ -17,7 +17,11 @@ static const char *const controllers[] = { "memory", "cpu", "pids", "cpuacct", "
 static_assert(sizeof controllers / sizeof controllers[0] == CGROUP_KINDS, "one name a kind");
 #define NEEDED 3 /* the first so many must be there */
 
-#define PERIOD_US 20000 /* short, so that a quarter of a CPU stalls 15 ms at a time and not 75 */
+/*
+ * Long, so that a short command runs through: what a quarter of a CPU may use within it, 100 ms and as much again saved
+ * up while it was idle, is what a first command takes under emulation. The average is what was granted all the same.
+ */
+#define PERIOD_US 400000
 #define FILE_MAX 4096
 
 static int write_at(const struct cgroup_host *host, int dir, const char *file, const char *text, struct error *err)
@@ -202,7 +206,10 @@ static int limit_v2(struct cgroup_host *h, int dir, const struct cgroup_limits *
 	r = r < 0 ? r : write_optional(h, dir, "memory.swap.max", 0, err);
 	r = r < 0 ? r : write_optional(h, dir, "memory.zswap.max", 0, err);
 	r = r < 0 ? r : write_u64(h, dir, "memory.oom.group", 1, err);
+	/* A burst may not exceed the quota, old or new. */
+	r = r < 0 ? r : write_optional(h, dir, "cpu.max.burst", 0, err);
 	r = r < 0 ? r : write_at(h, dir, "cpu.max", cpu, err);
+	r = r < 0 ? r : write_optional(h, dir, "cpu.max.burst", (uint64_t)l->cpu_quarters * (PERIOD_US / 4), err);
 	return r < 0 ? r : write_u64(h, dir, "pids.max", l->pids, err);
 }
 
@@ -221,9 +228,12 @@ static int limit_v1(struct cgroup_host *h, const struct cgroup *g, const struct 
 {
 	int r = limit_memory_v1(h, g->dir[CGROUP_MEMORY], l->memory_bytes, err);
 	r = r < 0 ? r : write_optional(h, g->dir[CGROUP_MEMORY], "memory.swappiness", 0, err);
+	uint64_t quota = (uint64_t)l->cpu_quarters * (PERIOD_US / 4);
 	r = r < 0 ? r : write_u64(h, g->dir[CGROUP_CPU], "cpu.cfs_period_us", PERIOD_US, err);
-	r = r < 0 ? r : write_u64(h, g->dir[CGROUP_CPU], "cpu.cfs_quota_us",
-				  (uint64_t)l->cpu_quarters * (PERIOD_US / 4), err);
+	/* A burst may not exceed the quota, old or new. */
+	r = r < 0 ? r : write_optional(h, g->dir[CGROUP_CPU], "cpu.cfs_burst_us", 0, err);
+	r = r < 0 ? r : write_u64(h, g->dir[CGROUP_CPU], "cpu.cfs_quota_us", quota, err);
+	r = r < 0 ? r : write_optional(h, g->dir[CGROUP_CPU], "cpu.cfs_burst_us", quota, err);
 	return r < 0 ? r : write_u64(h, g->dir[CGROUP_PIDS], "pids.max", l->pids, err);
 }
 

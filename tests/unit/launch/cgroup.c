@@ -96,7 +96,7 @@ static void test_v2_limits(void **state)
 	assert_holds("v2/akira-t/vm.1/memory.max", "536870912");
 	assert_holds("v2/akira-t/vm.1/memory.swap.max", "0");
 	assert_holds("v2/akira-t/vm.1/memory.oom.group", "1");
-	assert_holds("v2/akira-t/vm.1/cpu.max", "30000 20000");
+	assert_holds("v2/akira-t/vm.1/cpu.max", "600000 400000");
 	assert_holds("v2/akira-t/vm.1/pids.max", "99");
 	assert_true(cgroup_clone_fd(&host, &g) >= 0);
 	assert_int_equal(cgroup_enter(&host, &g), 0);
@@ -167,8 +167,8 @@ static void test_v1_limits(void **state)
 	assert_holds("memory/akira-t/vm.1/memory.limit_in_bytes", "536870912");
 	assert_holds("memory/akira-t/vm.1/memory.memsw.limit_in_bytes", "536870912");
 	assert_holds("memory/akira-t/vm.1/memory.swappiness", "0");
-	assert_holds("cpu/akira-t/vm.1/cpu.cfs_period_us", "20000");
-	assert_holds("cpu/akira-t/vm.1/cpu.cfs_quota_us", "30000");
+	assert_holds("cpu/akira-t/vm.1/cpu.cfs_period_us", "400000");
+	assert_holds("cpu/akira-t/vm.1/cpu.cfs_quota_us", "600000");
 	assert_holds("pids/akira-t/vm.1/pids.max", "99");
 	assert_holds("devices/akira-t/vm.1/devices.deny", "a");
 	assert_holds("devices/akira-t/vm.1/devices.allow", "c 1:9 rw"); /* a plain file keeps the tail of what was longer before */
