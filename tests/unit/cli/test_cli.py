@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pty
 import re
 import shlex
@@ -502,3 +503,10 @@ def test_man_page_and_completion(client, tmp_path):
         return subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout.decode().split()
     assert {"run", "sandbox", "help"} <= set(complete("akira"))
     assert {"create", "list", "exec"} <= set(complete("akira", "sandbox"))
+
+
+def test_the_documentation_names_every_command_and_no_other(client):
+    path = pathlib.Path(__file__).resolve().parents[3] / "docs/cli.md"
+    table = path.read_text().split("## Commands")[1].split("\n## ")[0]
+    named = {name for name in re.findall(r"`akira ([a-z ]+)`", table)}
+    assert named == set(all_commands(client))
