@@ -89,7 +89,7 @@ int vm_backup_wait(struct vm *vm, int timeout_ms, struct error *err);
 
 /* SIGKILL; returns at once. why: for vm_exit when nothing better is known. */
 void vm_kill(struct vm *vm, const char *why);
-/* Wait for the end: 0, or -ETIMEDOUT. */
+/* Wait for the end, and until `ended` has returned (so never call it from there): 0, or -ETIMEDOUT. */
 int vm_wait(struct vm *vm, int timeout_ms);
 bool vm_has_ended(struct vm *vm, struct vm_exit *exit);
 /* Last bytes of the serial console; returns the size copied (<= room). */

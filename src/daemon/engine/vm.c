@@ -46,6 +46,7 @@ struct vm {
 	pthread_mutex_t lock;    /* what follows */
 	pthread_cond_t changed;
 	bool has_ended;
+	bool told;               /* `ended` was called and has returned */
 	struct vm_exit exit;
 	char killed_why[128];
 	char ring[CONSOLE_SIZE];
@@ -103,7 +104,6 @@ static void explain(struct vm *vm, const struct launcher_exit *status, bool lost
 			 status->signal ? "signal" : "exit code", status->signal ? status->signal : status->code);
 	}
 	vm->has_ended = true;
-	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->lock);
 }
 
@@ -136,6 +136,10 @@ static void *watcher(void *context)
 	link_kill(vm->link, vm->exit.message);
 	if (vm->ended)
 		vm->ended(vm, vm->context);
+	pthread_mutex_lock(&vm->lock);
+	vm->told = true;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
 	vm_put(vm); /* the thread's own reference */
 	return NULL;
 }
@@ -185,7 +189,7 @@ static int launch(const struct engine *engine, const struct vm_spec *spec, const
 		return error_set(err, E2BIG, "the VM's command line is too long");
 	}
 
-	uint64_t ram = (uint64_t)spec->memory_mib << 20;
+	uint64_t ram = (uint64_t)spec->memory_mib << 20, saved_more = ram / 64 + (64 << 20);
 	struct launcher_vm l = {
 		.id = spec->id,
 		.args = args->args,
@@ -194,7 +198,8 @@ static int launch(const struct engine *engine, const struct vm_spec *spec, const
 		.slot = spec->slot,
 		.cpu_quarters = spec->cpu_units,
 		.memory_bytes = ram + ((uint64_t)engine_overhead_mib(engine) << 20),
-		.file_bytes_max = spec->scratch_bytes > ram ? spec->scratch_bytes : ram,
+		/* A saved state has all of the RAM, a header for each page, and the devices. */
+		.file_bytes_max = spec->scratch_bytes > ram + saved_more ? spec->scratch_bytes : ram + saved_more,
 	};
 	add_file(&l, "kernel", spec->kernel, false);
 	add_file(&l, "initramfs", spec->initramfs, false);
@@ -434,8 +439,12 @@ int vm_save(struct vm *vm, int fd, int timeout_ms, struct error *err)
 		r = pass_fd(vm, fd, "state", err);
 	if (r == 0)
 		r = qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:state"), -1, COMMAND_MS, NULL, err);
-	if (r == 0)
+	if (r == 0) {
 		r = await_migration(vm, timeout_ms, err);
+		/* Else it would go on into a file that nobody wants, while the guest runs again. */
+		if (r < 0)
+			(void)qmp_command(vm->qmp, "migrate_cancel", NULL, -1, COMMAND_MS, NULL, NULL);
+	}
 	pthread_mutex_unlock(&vm->control);
 	return r;
 }
@@ -535,9 +544,10 @@ int vm_wait(struct vm *vm, int timeout_ms)
 	int waited = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	while (!vm->has_ended && waited == 0)
+	/* Whoever has waited may free what `ended` works on. */
+	while (!vm->told && waited == 0)
 		waited = pthread_cond_timedwait(&vm->changed, &vm->lock, &limit);
-	bool ended = vm->has_ended;
+	bool ended = vm->told;
 	pthread_mutex_unlock(&vm->lock);
 	return ended ? 0 : -ETIMEDOUT;
 }

@@ -14,6 +14,8 @@
 #include "base/time.h"
 #include "daemon/sandbox/internal.h"
 
+#define STOP_MS 30000
+
 /* ---- memory ---- */
 
 int budget_take(struct sandboxes *s, uint64_t bytes, struct error *err)
@@ -102,8 +104,11 @@ void machine_stop(struct machine *m)
 	machine_own(m, NULL, NULL);
 	if (m->vm) {
 		vm_kill(m->vm, "stopped by the host");
-		if (vm_wait(m->vm, 10000) < 0)
+		if (vm_wait(m->vm, STOP_MS) < 0) {
+			/* Its slot and disk are still in use, and its end would find us freed: leave all of it. */
 			log_error("vm_does_not_end", "id", m->id);
+			return;
+		}
 		vm_put(m->vm);
 	}
 	if (m->attached)
