@@ -190,6 +190,8 @@ void files_on_upload(struct http_request *request, struct http_response *respons
 		r = pour(upload, &err);
 	if (r == 0)
 		r = sandbox_file_finish(upload->file, &size, &err);
+	sandbox_file_close(upload->file);
+	upload->file = NULL;
 	if (r < 0) {
 		reply_failure(request, response, r, &err);
 		return;
