@@ -54,7 +54,7 @@ static int call_and_print(struct cli *cli, const char *method, const char *forma
 {
 	struct error err = { 0 };
 	char id[API_ID_MAX], path[HTTP_PATH_MAX];
-	json_t *answer;
+	json_t *answer = NULL;
 	int r = api_find_sandbox(cli, cli->arguments[0], id, &err);
 	if (r == 0)
 		r = api_send(cli, method, http_path(path, format, id), body, doing, &answer, &err);

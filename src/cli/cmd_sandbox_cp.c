@@ -43,7 +43,8 @@ static int upload(struct cli *cli, const char *id, const char *from, const char 
 		return error_set(err, EISDIR, "%s is a folder: copy an archive of it (tar)", from);
 	if (standard && str_ends(to, "/"))
 		return error_set(err, EINVAL, "standard input has no name: give the whole path");
-	snprintf(full, sizeof(full), "%s%s", to, str_ends(to, "/") ? last_part(from) : "");
+	if (snprintf(full, sizeof(full), "%s%s", to, str_ends(to, "/") ? last_part(from) : "") >= (int)sizeof(full))
+		return error_set(err, ENAMETOOLONG, "%.40s… is too long", to);
 	struct http_upload file = { .path = full,
 				    .fd = fd,
 				    .size = S_ISREG(st.st_mode) && !standard ? st.st_size : -1 };
@@ -88,7 +89,10 @@ static int download(struct cli *cli, const char *id, const char *from, const cha
 	/* The name is the caller's own argument, not the guest's; still, no "..", which would leave the folder. */
 	if (folder && (!*last_part(from) || strcmp(last_part(from), "..") == 0))
 		return error_set(err, EINVAL, "%s does not end in the name of a file", from);
-	snprintf(full, sizeof(full), folder ? "%s/%s" : "%s%s", to, folder ? last_part(from) : "");
+	int length = folder ? snprintf(full, sizeof(full), "%s/%s", to, last_part(from))
+			    : snprintf(full, sizeof(full), "%s", to);
+	if (length >= (int)sizeof(full))
+		return error_set(err, ENAMETOOLONG, "%.40s… is too long", to);
 	if (stat(full, &st) == 0 && !S_ISREG(st.st_mode)) {
 		_cleanup_fd_ int device = open(full, O_WRONLY | O_CLOEXEC | O_NOCTTY);
 		return device < 0 ? error_errno(err, errno, "%s", full) : fetch(cli, id, from, device, err);

@@ -134,7 +134,7 @@ int doctor_run(const struct doctor_config *config, struct doctor_fact **facts, s
 int doctor_summary(const struct doctor_config *config, struct doctor_fact **facts, size_t *count, struct error *err)
 {
 	struct doctor_config standard = DOCTOR_CONFIG_DEFAULT;
-	size_t all, kept = 0;
+	size_t all = 0, kept = 0;
 	int r = run_parts(config ? config : &standard, false, facts, &all, err);
 	if (r < 0)
 		return r;

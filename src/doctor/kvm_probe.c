@@ -92,6 +92,7 @@ static int make_vm(struct vm *vm)
 static int make_memory(struct vm *vm)
 {
 	vm->step = "guest memory";
+	// cppcheck-suppress invalidFunctionArg -- -1 is what MAP_ANONYMOUS wants
 	vm->memory = mmap(NULL, GUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (vm->memory == MAP_FAILED)
 		return -errno;

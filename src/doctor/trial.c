@@ -60,7 +60,7 @@ static void __attribute__((noreturn)) become(const char *const *argv, int namesp
 static void collect(int from, char *output, size_t size, int64_t deadline)
 {
 	size_t used = 0;
-	char dropped[4096];
+	char dropped[4096] = { 0 };
 	for (;;) {
 		struct pollfd wait = { .fd = from, .events = POLLIN };
 		int ready = poll(&wait, 1, time_left_ms(deadline));
