@@ -194,9 +194,44 @@ void box_release(struct box *box)
 	pthread_mutex_lock(&box->lock);
 	box->exclusive = false;
 	box->last_call_ms = time_mono_ms();
+	bool ending = box->reason[0] && !box->gone;
 	pthread_cond_broadcast(&box->changed);
 	pthread_mutex_unlock(&box->lock);
+	if (ending)
+		janitor_push(box); /* who came while it was held went away again */
 	box_put(box);
+}
+
+int box_install(struct box *box, struct machine *m, int64_t lifetime_ms, struct error *err)
+{
+	/* Before the box has it: after that the janitor may free it at any moment. */
+	machine_own(m, box_machine_ended, box);
+	int64_t wall_ms = time_wall_ms();
+	pthread_mutex_lock(&box->lock);
+	bool ending = box->reason[0] || box->gone;
+	bool dead = vm_has_ended(m->vm, NULL);
+	if (!ending) {
+		box->machine = m;
+		box->row.status = SANDBOX_RUNNING;
+		if (!box->row.started_ms)
+			box->row.started_ms = wall_ms;
+		box->row.expires_ms = wall_ms + lifetime_ms;
+		box->deadline_ms = time_mono_ms() + lifetime_ms;
+		box->last_call_ms = time_mono_ms();
+		box->used_until_ms = (uint64_t)wall_ms;
+		box->cpu_us_before = box->sample_cpu_us = 0;
+		box->sample_ms = 0;
+		box->counted = (struct policy_counters){ 0 };
+		pthread_cond_broadcast(&box->changed);
+	}
+	pthread_mutex_unlock(&box->lock);
+	if (ending) {
+		machine_own(m, NULL, NULL);
+		return error_set(err, EBUSY, "the sandbox was ended meanwhile");
+	}
+	if (dead)
+		janitor_push(box);
+	return 0;
 }
 
 /* Under box->lock. 1: it is paused and must be resumed by who holds it. */
@@ -273,23 +308,25 @@ int box_save(struct box *box, struct error *err)
 
 void box_end(struct box *box, const char *reason, const char *message)
 {
-	bool first, running;
+	struct vm *vm = NULL;
 
 	pthread_mutex_lock(&box->lock);
-	first = !box->reason[0] && !box->gone;
+	bool first = !box->reason[0] && !box->gone;
 	if (first) {
 		snprintf(box->reason, sizeof(box->reason), "%s", reason);
 		snprintf(box->message, sizeof(box->message), "%s", message);
 		box->row.status = SANDBOX_STOPPING;
 	}
-	running = box->machine != NULL;
-	if (first && running)
-		vm_kill(box->machine->vm, message);
+	if (first && box->machine)
+		vm = vm_get(box->machine->vm);
 	pthread_cond_broadcast(&box->changed);
 	pthread_mutex_unlock(&box->lock);
-	/* A running one comes to the janitor when its VM has ended, so that an operation on it ends first. */
-	if (first && !running)
+	/* A running one comes to the janitor when its VM has ended. */
+	if (vm)
+		vm_kill(vm, message);
+	else if (first)
 		janitor_push(box);
+	vm_put(vm);
 }
 
 int box_wait_gone(struct box *box, int timeout_ms)
@@ -377,12 +414,16 @@ static void terminate(struct box *box)
 	struct sandboxes *s = box->s;
 
 	pthread_mutex_lock(&box->lock);
-	if (box->gone || (!box->machine && !box->reason[0])) {
+	struct machine *m = box->machine;
+	explain_end(box, m);
+	/*
+	 * Whoever holds it still uses the machine and its slot; its VM is dead, so that is not for long, and the release
+	 * comes here again. No reason: it was a machine of before a pause, and the one of now is well.
+	 */
+	if (box->gone || box->exclusive || !box->reason[0]) {
 		pthread_mutex_unlock(&box->lock);
 		return;
 	}
-	struct machine *m = box->machine;
-	explain_end(box, m);
 	box->row.status = SANDBOX_STOPPING;
 	pthread_mutex_unlock(&box->lock);
 

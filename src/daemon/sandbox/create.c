@@ -20,6 +20,7 @@ struct start {
 	struct machine *machine; /* claimed from the pool, or NULL */
 	struct shape shape;
 	struct net_rules *rules;
+	bool default_rules;
 	char **env;
 	char workdir[256];
 	int disk;
@@ -43,11 +44,12 @@ static int make_ready(struct start *start, struct machine *m, struct error *err)
 	char hostname[64];
 
 	hostname_of(start->box->row.name, hostname);
-	/* The policy stands before anything of the sandbox's runs: until now the slot let nothing through. */
-	int r = net_service_attach(s->config.net, m->slot.number, &m->slot.net, start->rules, err);
+	int r = 0;
+	/* A pooled one has the default rules; others go in before anything of the sandbox's runs. */
+	if (start->machine && !start->default_rules)
+		r = net_service_update(s->config.net, m->slot.number, start->rules, err);
 	if (r < 0)
 		return r;
-	m->attached = true;
 	struct personality p = {
 		.hostname = hostname, .workdir = start->workdir, .env = start->env, .sandbox_id = start->box->id,
 	};
@@ -57,26 +59,13 @@ static int make_ready(struct start *start, struct machine *m, struct error *err)
 	return r;
 }
 
-/* Hand the machine to the box, unless somebody has ended it meanwhile. */
-static int install(struct box *box, struct machine *m, struct error *err)
+/* It may be set anew while the sandbox is being made. */
+static int64_t lifetime_of(struct box *box)
 {
 	pthread_mutex_lock(&box->lock);
-	bool ended = box->reason[0] || box->gone;
-	if (!ended) {
-		box->machine = m;
-		box->row.status = SANDBOX_RUNNING;
-		box->row.started_ms = time_wall_ms();
-		box->row.expires_ms = box->row.started_ms + box->row.timeout_s * 1000;
-		box->deadline_ms = time_mono_ms() + box->row.timeout_s * 1000;
-		box->last_call_ms = time_mono_ms();
-		box->used_until_ms = (uint64_t)time_wall_ms();
-		pthread_cond_broadcast(&box->changed);
-	}
+	int64_t lifetime_ms = box->row.timeout_s * 1000;
 	pthread_mutex_unlock(&box->lock);
-	if (ended)
-		return error_set(err, EBUSY, "the sandbox was deleted while it was being made");
-	machine_own(m, box_machine_ended, box);
-	return 0;
+	return lifetime_ms;
 }
 
 static int run_start(struct start *start, struct error *err)
@@ -85,6 +74,7 @@ static int run_start(struct start *start, struct error *err)
 	struct machine *m = start->machine;
 	struct machine_source source = {
 		.id = start->box->id, .disk = start->disk, .disk_gb = start->disk_gb, .first_stream = 1,
+		.rules = start->rules,
 	};
 	int r = 0;
 
@@ -95,10 +85,9 @@ static int run_start(struct start *start, struct error *err)
 	if (r == 0)
 		r = make_ready(start, m, err);
 	if (r == 0)
-		r = install(start->box, m, err);
-	if (r < 0 && m) {
+		r = box_install(start->box, m, lifetime_of(start->box), err);
+	if (r < 0 && m)
 		machine_stop(m);
-	}
 	if (r == 0)
 		r = box_save(start->box, err);
 	if (r == 0) {
@@ -234,6 +223,7 @@ static struct start *start_new(struct sandboxes *s, const struct sandbox_spec *s
 	snprintf(start->workdir, sizeof(start->workdir), "%s", image->workdir);
 	int r = spec->network ? rules_of(spec->network, &start->rules, err)
 			      : rules_of_json(spec->network_json, &start->rules, err);
+	start->default_rules = !spec->network && !spec->network_json;
 	start->env = env_of(image, spec->env_json);
 	if (r == 0 && !start->env)
 		r = error_set(err, ENOMEM, "no memory for a sandbox's environment");

@@ -114,7 +114,8 @@ struct machine {
 	struct shape shape;
 	struct vm *vm;
 	struct slot slot;
-	bool attached;              /* the resolver serves the slot */
+	const struct net_rules *rules; /* borrowed, while it starts */
+	bool attached;              /* the policy stands and the resolver serves the slot */
 	int scratch;                /* descriptor of the disk */
 	bool keep_scratch;
 	uint64_t committed;         /* memory taken from the budget */
@@ -131,6 +132,7 @@ struct machine_source {
 	uint32_t disk_gb;                /* its size; the shape's is at least that */
 	const char *paused;              /* resume: name of the folder of its saved state; the scratch disk is there */
 	uint32_t first_stream;
+	const struct net_rules *rules;   /* stand before its first instruction; NULL: the default ones */
 };
 
 /*
@@ -240,6 +242,11 @@ void box_done(struct box *box, struct vm *vm);
 int box_hold(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct box **box, struct error *err);
 void box_release(struct box *box);
 /*
+ * Give it the machine that it runs on from now, with so much of its lifetime left. -EBUSY: it is ending or gone, and
+ * the machine stays the caller's.
+ */
+int box_install(struct box *box, struct machine *machine, int64_t lifetime_ms, struct error *err);
+/*
  * While the host saves or copies a VM its process works for the host, not the tenant: all of its vCPUs' time, and the
  * quota again afterwards. The box is held.
  */
@@ -306,6 +313,7 @@ struct sandboxes {
 	uint64_t budget, committed;
 
 	struct templates *templates;
+	struct net_rules *default_rules; /* of a sandbox that asks for none; pooled machines have them already */
 	pthread_t janitor, reaper, keeper;
 	bool threads;
 	pthread_mutex_t keeper_lock;

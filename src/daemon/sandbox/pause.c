@@ -180,16 +180,16 @@ int box_pause_held(struct box *box, struct error *err)
 	if (r == 0) {
 		box_boost(box, true);
 		r = vm_stop(vm, err);
-	}
-	if (r == 0) {
-		int64_t left = box->deadline_ms - time_mono_ms();
-		box->left_ms = left > 0 ? left : 0;
-		box->last_stream = link_last_stream(vm_link(vm));
-		r = save(box, vm, err);
-		if (r < 0) {
-			(void)vm_run(vm, NULL);
-			box_boost(box, false);
+		if (r == 0) {
+			int64_t left = box->deadline_ms - time_mono_ms();
+			box->left_ms = left > 0 ? left : 0;
+			box->last_stream = link_last_stream(vm_link(vm));
+			r = save(box, vm, err);
+			if (r < 0)
+				(void)vm_run(vm, NULL);
 		}
+		if (r < 0)
+			box_boost(box, false);
 	}
 	vm_put(vm);
 	if (r < 0)
@@ -204,8 +204,10 @@ int box_pause_held(struct box *box, struct error *err)
 		box->row.expires_ms = 0;
 	}
 	pthread_mutex_unlock(&box->lock);
-	if (ended)
+	if (ended) {
+		paused_remove(box->s, box->id); /* the janitor may have passed before it was there */
 		return error_set(err, EBUSY, "the sandbox is ending (%s)", box->reason);
+	}
 	m->keep_scratch = true;
 	machine_stop(m);
 	(void)FAULT("pause-store");
@@ -229,22 +231,6 @@ int sandbox_pause(struct sandboxes *s, const struct sandbox_actor *actor, const 
 }
 
 /* ---- resume ---- */
-
-static void resumed(struct box *box, struct machine *m)
-{
-	pthread_mutex_lock(&box->lock);
-	box->machine = m;
-	box->row.status = SANDBOX_RUNNING;
-	box->row.expires_ms = time_wall_ms() + box->left_ms;
-	box->deadline_ms = time_mono_ms() + box->left_ms;
-	box->last_call_ms = time_mono_ms();
-	box->used_until_ms = (uint64_t)time_wall_ms();
-	box->cpu_us_before = box->sample_cpu_us = 0;
-	box->sample_ms = 0;
-	box->counted = (struct policy_counters){ 0 };
-	pthread_cond_broadcast(&box->changed);
-	pthread_mutex_unlock(&box->lock);
-}
 
 static int resume_personality(struct box *box, struct machine *m, const struct image *image, struct error *err)
 {
@@ -281,14 +267,11 @@ static int wake_machine(struct box *box, struct machine **out, struct error *err
 		r = rules_of_json(box->row.network, &rules, err);
 	if (r == 0)
 		r = images_find(s->config.images, shape.image, &image, err);
+	source.rules = rules;
 	if (r == 0)
 		r = machine_start(s, &shape, &source, &m, err);
 	if (r == 0)
-		r = net_service_attach(s->config.net, m->slot.number, &m->slot.net, rules, err);
-	if (r == 0) {
-		m->attached = true;
 		r = resume_personality(box, m, &image, err);
-	}
 	net_rules_free(rules);
 	image_free(&image);
 	if (r < 0 && m)
@@ -316,8 +299,11 @@ int box_resume_held(struct box *box, struct error *err)
 		return r;
 	}
 	m->keep_scratch = false;
-	resumed(box, m);
-	machine_own(m, box_machine_ended, box);
+	r = box_install(box, m, box->left_ms, err);
+	if (r < 0) {
+		machine_stop(m);
+		return r;
+	}
 	r = box_save(box, err);
 	log_info("sandbox_resumed", "sandbox", box->id, "org", box->org);
 	return r;
