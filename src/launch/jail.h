@@ -21,7 +21,7 @@
 
 /* What is the same for every VM of this launcher. */
 struct jail_host {
-	const char *program;
+	const char *program;       /* the host's path: of use only where a test leaves the root out */
 	struct tree tree;
 	struct filter filter;
 	struct cgroup_host *cgroups;

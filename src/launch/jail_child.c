@@ -174,11 +174,16 @@ static int die_with_launcher(int report, struct error *err)
 	return 0;
 }
 
+static const char *program_of(const struct jail_host *host)
+{
+	return jail_without("root") ? host->program : host->tree.program;
+}
+
 static int restrict_calls(const struct jail_host *host, struct error *err)
 {
 	int r = 0;
 	if (host->landlock && !jail_without("landlock"))
-		r = landlock_restrict(host->landlock, host->program);
+		r = landlock_restrict(host->landlock, program_of(host));
 	if (r < 0)
 		return error_errno(err, -r, "Landlock (ABI %d)", host->landlock);
 	r = jail_without("seccomp") ? 0 : filter_install(&host->filter);
@@ -220,13 +225,13 @@ void jail_child(const struct jail_host *host, const struct jail *jail, int repor
 	const char *argv[LAUNCH_ARGS + 2];
 	struct error err = { 0 };
 	size_t count = 0;
-	argv[count++] = host->program;
+	argv[count++] = program_of(host);
 	for (size_t i = 0; jail->args[i] && i < LAUNCH_ARGS; i++)
 		argv[count++] = jail->args[i];
 	argv[count] = NULL;
 	if (prepare(host, jail, &report, &err) == 0) {
-		execve(host->program, (char *const *)(uintptr_t)argv, env);
-		error_errno(&err, errno, "exec %s", host->program);
+		execve(program_of(host), (char *const *)(uintptr_t)argv, env);
+		error_errno(&err, errno, "exec %s", program_of(host));
 	}
 	send(report, &err, sizeof err, MSG_NOSIGNAL);
 	_exit(1);

@@ -78,8 +78,8 @@ static int verify_root(const struct jail_host *host, struct error *err)
 	for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++)
 		if (stat(absent[i], &st) == 0 || errno != ENOENT)
 			return error_set(err, EPERM, "%s is there", absent[i]);
-	if (access(host->program, X_OK) < 0)
-		return error_errno(err, errno, "%s in the jail", host->program);
+	if (access(host->tree.program, X_OK) < 0)
+		return error_errno(err, errno, "%s in the jail", host->tree.program);
 	return 0;
 }
 

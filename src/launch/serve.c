@@ -215,7 +215,8 @@ bool serve_message(struct serve *s)
 		a.reply.code = EMSGSIZE;
 	for (size_t i = 0; i < count; i++)
 		fd_close(&fds[i]);
-	if (r < 0 && log_allowed(&limit, 20, 10))
+	/* -ENOENT is no sign of trouble: a VM may end while akirad asks for it. */
+	if (r < 0 && r != -ENOENT && log_allowed(&limit, 20, 10))
 		log_warn("request_refused", "type", LOG_INT(a.reply.type), "code", LOG_INT(a.reply.code), "why", a.reply.text);
 	return send_answer(s, &a) == 0;
 }

@@ -118,21 +118,22 @@ static int list_libraries(const struct tree_config *c, const char *loader, struc
 	return r;
 }
 
-static int fill(int root, const struct tree_config *c, const struct elf_list *list, bool shim, struct error *err)
+static int fill(int root, const struct tree_config *c, const struct elf_list *list, const struct tree *tree,
+		struct error *err)
 {
 	/*
 	 * Executable, not readable: the kernel then makes the process undumpable from its exec on, and /proc/self/exe
 	 * cannot be opened, even before the shim runs.
 	 */
-	int r = copy_in(root, c->program, c->program, 0111, err);
+	int r = copy_in(root, c->program, tree->program, 0111, err);
 	for (size_t i = 0; r == 0 && i < list->count; i++)
 		r = copy_in(root, list->path[i], list->path[i], 0555, err);
 	if (r == 0 && is_qemu(c->program)) {
 		r = copy_list(root, qemu_files, sizeof qemu_files / sizeof qemu_files[0], err);
 		r = r < 0 ? r : copy_list(root, qemu_modules, sizeof qemu_modules / sizeof qemu_modules[0], err);
 	}
-	r = r < 0 || !shim ? r : copy_in(root, c->shim, TREE_SHIM, 0555, err);
-	r = r < 0 || !shim ? r : put_filter(root, c, err);
+	r = r < 0 || !tree->shim ? r : copy_in(root, c->shim, TREE_SHIM, 0555, err);
+	r = r < 0 || !tree->shim ? r : put_filter(root, c, err);
 	r = r < 0 ? r : make_node(root, "/dev/null", 1, 3, 0666, err);
 	r = r < 0 ? r : make_node(root, "/dev/urandom", 1, 9, 0444, err);
 	r = r < 0 || !c->kvm ? r : make_node(root, "/dev/kvm", 10, 232, 0666, err);
@@ -152,7 +153,7 @@ static int become_root(const char *run_dir, struct error *err)
 	return 0;
 }
 
-static int build(const struct tree_config *c, const struct elf_list *list, bool shim, struct error *err)
+static int build(const struct tree_config *c, const struct elf_list *list, const struct tree *tree, struct error *err)
 {
 	umask(022);
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
@@ -162,16 +163,16 @@ static int build(const struct tree_config *c, const struct elf_list *list, bool 
 	_cleanup_fd_ int root = open(c->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		return error_errno(err, errno, "jail tree: open %s", c->run_dir);
-	int r = fill(root, c, list, shim, err);
+	int r = fill(root, c, list, tree, err);
 	return r < 0 ? r : become_root(c->run_dir, err);
 }
 
 /* The child says how it went with one struct error, then lives until its socket is closed. */
-static void builder(int socket, const struct tree_config *c, const struct elf_list *list, bool shim)
+static void builder(int socket, const struct tree_config *c, const struct elf_list *list, const struct tree *tree)
 {
 	struct error err = { 0 };
 	char byte;
-	build(c, list, shim, &err);
+	build(c, list, tree, &err);
 	if (fd_write_all(socket, &err, sizeof err) == 0 && !err.code)
 		while (read(socket, &byte, 1) < 0 && errno == EINTR)
 			;
@@ -197,7 +198,10 @@ int tree_make(const struct tree_config *config, struct tree *tree, struct error 
 	char loader[ELF_PATH_SIZE];
 	int ends[2];
 	list.count = 0;
+	const char *base = strrchr(config->program, '/');
 	*tree = (struct tree){ .mount_ns = -1 };
+	if (!base || (size_t)snprintf(tree->program, sizeof tree->program, "/usr/bin%s", base) >= sizeof tree->program)
+		return error_set(err, EINVAL, "%s is no path of a program", config->program);
 	int r = elf_interpreter(config->program, loader, sizeof loader, err);
 	tree->shim = r == 0 && loader[0] && config->shim;
 	r = r < 0 || !loader[0] ? r : list_libraries(config, loader, &list, err);
@@ -208,7 +212,7 @@ int tree_make(const struct tree_config *config, struct tree *tree, struct error 
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(ends[0]);
-		builder(ends[1], config, &list, tree->shim);
+		builder(ends[1], config, &list, tree);
 	}
 	close(ends[1]);
 	r = pid < 0 ? error_errno(err, errno, "fork") : hold(ends[0], pid, tree, err);

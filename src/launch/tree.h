@@ -19,7 +19,7 @@
 #define TREE_FILTER "/lib/akira-shim.bpf"
 
 struct tree_config {
-	const char *program;  /* the host's path; the same path in the tree */
+	const char *program;  /* the host's path; in the tree it is /usr/bin/NAME */
 	const char *shim;     /* the host's path of libakira-shim.so; NULL: none */
 	const char *run_dir;  /* any folder: where the tmpfs is mounted, seen by nobody else */
 	bool kvm;
@@ -29,6 +29,7 @@ struct tree_config {
 
 struct tree {
 	int mount_ns; /* namespace whose root is the tree */
+	char program[256]; /* its path in the tree */
 	bool shim;    /* the program is dynamic and gets TREE_SHIM preloaded */
 };
 

@@ -40,6 +40,7 @@ static void make_host(const char *mount, const char *program, const char *run_di
 		cgroups.root[i] = -1;
 	cgroups.root[0] = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	check(cgroups.root[0] >= 0, "open the group");
+	cgroup_sweep(&cgroups); /* what a run that failed may have left */
 	host.program = program;
 	check(filter_build(FILTER_START, &host.filter, &e) == 0 && tree_make(&tree, &host.tree, &e) == 0 &&
 	      jail_host_init(&host, &e) == 0, e.text);
