@@ -10,6 +10,7 @@
 
 #define COMMAND_MAX 131072
 #define KEEPALIVE_MS 10000
+#define CHECK_MS 1000 /* a command ends this soon after its key was revoked */
 
 struct wanted {
 	const char *command, *cwd;
@@ -47,13 +48,33 @@ static int start(struct http_request *request, bool stream, struct sandbox_exec 
 	return r;
 }
 
+/* sandbox_exec_next, and is the key still good? -EKEYREVOKED when it is not. *checked_ms: 0 at first. */
+static int next_event(struct http_request *request, struct sandbox_exec *exec, int64_t *checked_ms,
+		      struct sandbox_exec_event *event, struct error *err)
+{
+	struct call *call = call_of(request);
+	bool live = true;
+
+	int r = sandbox_exec_next(exec, CHECK_MS, request->watch, event, err);
+	int64_t now = time_mono_ms();
+	if (r < 0 || now - *checked_ms < CHECK_MS)
+		return r;
+	*checked_ms = now;
+	/* A database that does not answer is no reason to kill what runs. */
+	if (store_key_live(call->api->context.store, call->key.id, time_wall_ms(), &live, NULL) == 0 && !live)
+		return error_set(err, EKEYREVOKED, "the API key is no longer good");
+	return 0;
+}
+
 /* ---- execute ---- */
 
 static int run(struct http_request *request, struct sandbox_exec *exec, struct output *out, struct output *err_out,
 	       struct sandbox_exec_event *event, struct error *err)
 {
+	int64_t checked_ms = 0;
+
 	for (;;) {
-		int r = sandbox_exec_next(exec, KEEPALIVE_MS, request->watch, event, err);
+		int r = next_event(request, exec, &checked_ms, event, err);
 		if (r == 0 && event->kind == EXEC_ENDED)
 			return 0;
 		if (r == 0 && event->kind == EXEC_STDOUT)
@@ -118,6 +139,7 @@ struct stream {
 	struct sandbox_exec *exec;
 	struct output_tail out, err_out;
 	struct buf line;              /* what is not sent yet */
+	int64_t checked_ms, sent_ms;
 	bool ended;
 };
 
@@ -163,12 +185,16 @@ static int next_line(struct stream *stream)
 	struct sandbox_exec_event event = { 0 };
 	struct error err = { 0 };
 
-	int r = sandbox_exec_next(stream->exec, KEEPALIVE_MS, stream->request->watch, &event, &err);
+	int r = next_event(stream->request, stream->exec, &stream->checked_ms, &event, &err);
+	if (r == -EKEYREVOKED) {
+		stream->ended = true;
+		return add_line(stream, json_pack("{s:s}", "error", err.text));
+	}
 	if (r < 0)
 		return r;
 	switch (event.kind) {
 	case EXEC_NOTHING:
-		return buf_adds(&stream->line, "{}\n");
+		return time_mono_ms() - stream->sent_ms < KEEPALIVE_MS ? 0 : buf_adds(&stream->line, "{}\n");
 	case EXEC_STDOUT:
 		return add_text(stream, "stdout", &stream->out, event.data, event.size);
 	case EXEC_STDERR:
@@ -188,6 +214,7 @@ static ssize_t stream_read(void *context, char *data, size_t size)
 		if (r < 0)
 			return r;
 	}
+	stream->sent_ms = time_mono_ms();
 	size_t part = stream->line.size < size ? stream->line.size : size;
 	if (part > 0)
 		memcpy(data, stream->line.data, part);
@@ -213,6 +240,7 @@ void execute_on_async(struct http_request *request, struct http_response *respon
 		return;
 	}
 	stream->request = request;
+	stream->sent_ms = time_mono_ms();
 	int r = start(request, true, &stream->exec, &err);
 	if (r < 0) {
 		free(stream);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,10 @@
 #include "daemon/http/multipart.h"
 
 #define PATH_BYTES_MAX 4096
+#define SPOOL_MAX ((uint64_t)1 << 30)     /* bytes of one upload that may wait for its path */
+#define SPOOL_ALL_MAX ((uint64_t)4 << 30) /* and of all together */
+
+static _Atomic(uint64_t) spooled;
 
 struct upload {
 	struct http_request *request;
@@ -27,6 +32,7 @@ struct upload {
 	struct sandbox_file *file; /* once both are known */
 	int spool;                 /* or -1 */
 	uint64_t size, size_max;
+	uint64_t spooled;          /* our part of the sum */
 };
 
 void upload_free(struct upload *upload)
@@ -36,6 +42,7 @@ void upload_free(struct upload *upload)
 	multipart_close(&upload->multipart);
 	sandbox_file_close(upload->file);
 	fd_close(&upload->spool);
+	atomic_fetch_sub(&spooled, upload->spooled);
 	buf_free(&upload->path);
 	free(upload);
 }
@@ -83,6 +90,17 @@ static int on_part(void *context, const struct multipart_part *part, struct erro
 	return 0;
 }
 
+static int spool(struct upload *upload, const char *data, size_t size, struct error *err)
+{
+	if (upload->size > SPOOL_MAX)
+		return error_set(err, EFBIG, "file: over 1 GiB the part path must come before the part file");
+	upload->spooled += size;
+	if (atomic_fetch_add(&spooled, size) + size > SPOOL_ALL_MAX)
+		return error_set(err, EAGAIN, "too many uploads wait for their path; send path before file");
+	int r = fd_write_all(upload->spool, data, size);
+	return r < 0 ? error_errno(err, -r, "cannot hold the upload") : 0;
+}
+
 static int on_data(void *context, const char *data, size_t size, struct error *err)
 {
 	struct upload *upload = context;
@@ -99,8 +117,7 @@ static int on_data(void *context, const char *data, size_t size, struct error *e
 				 (unsigned long long)upload->size_max);
 	if (upload->file)
 		return sandbox_file_write(upload->file, data, size, err);
-	int r = fd_write_all(upload->spool, data, size);
-	return r < 0 ? error_errno(err, -r, "cannot hold the upload") : 0;
+	return spool(upload, data, size, err);
 }
 
 static int on_part_end(void *context, struct error *err)

@@ -355,13 +355,14 @@ static void test_execute_async(void **state)
 	event(EXEC_STDOUT, "a\xc3");
 	event(EXEC_STDOUT, "\xa9");
 	event(EXEC_NOTHING, NULL);
+	event(EXEC_STDERR, "b");
 	event(EXEC_ENDED, NULL);
 	_cleanup_answer_ struct answer answer = call("POST", path, "{\"command\":\"x\"}");
 	expect(answer, 200);
 	assert_non_null(strstr(answer.raw, "Content-Type: application/x-ndjson"));
 	char *one = strstr(answer.raw, "{\"stdout\":\"a\"}\n"), *two = strstr(answer.raw, "{\"stdout\":\"\xc3\xa9\"}\n");
-	char *idle = strstr(answer.raw, "{}\n"), *end = strstr(answer.raw, "{\"exit_code\":0}\n");
-	assert_true(one && two && idle && end && one < two && two < idle && idle < end);
+	char *other = strstr(answer.raw, "{\"stderr\":\"b\"}\n"), *end = strstr(answer.raw, "{\"exit_code\":0}\n");
+	assert_true(one && two && other && end && one < two && two < other && other < end);
 	assert_int_equal(fake.execs_closed, 1);
 	expect_call("POST", path, "{\"command\":\"x\",\"timeout\":5}", 400, "timeout");
 }
@@ -391,6 +392,33 @@ static void test_client_leaves(void **state)
 {
 	leave("execute_async");
 	leave("execute");
+}
+
+/* A stream does not outlive the key that opened it. */
+static void test_revoked_while_it_streams(void **state)
+{
+	_cleanup_free_ char *id = make_sandbox();
+	char request[512], path[256];
+
+	_cleanup_answer_ struct answer key = call("POST", "/v1/keys", "{\"name\":\"w\",\"scopes\":[\"sandboxes:write\"]}");
+	expect(key, 201);
+	fake.wait_for_client = true;
+	event(EXEC_STDOUT, "first");
+	snprintf(request, sizeof(request), "POST /v1/sandboxes/%s/execute_async HTTP/1.1\r\nHost: a\r\nx-api-key: %s\r\n"
+		 "Connection: close\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"command\":\"x\"}", id,
+		 text_of(&key, "key"));
+	int fd = client_connect(port);
+	client_send(fd, request);
+	_cleanup_free_ char *head = client_read_until(fd, "first", 10000);
+	assert_non_null(head);
+	snprintf(path, sizeof(path), "/v1/keys/%s", text_of(&key, "id"));
+	int64_t start_ms = time_mono_ms();
+	expect_call("DELETE", path, NULL, 200, NULL);
+	_cleanup_free_ char *rest = client_read_all(fd, 10000, NULL);
+	close(fd);
+	assert_non_null(strstr(rest, "no longer good"));
+	assert_true(time_mono_ms() - start_ms < 5000);
+	assert_true(fake_reached(&fake.execs_closed, 1));
 }
 
 /* ---- files ---- */
@@ -664,6 +692,7 @@ int main(void)
 		cmocka_unit_test_setup(test_execute, reset),
 		cmocka_unit_test_setup(test_execute_async, reset),
 		cmocka_unit_test_setup(test_client_leaves, reset),
+		cmocka_unit_test_setup(test_revoked_while_it_streams, reset),
 		cmocka_unit_test_setup(test_upload, reset),
 		cmocka_unit_test_setup(test_download, reset),
 		cmocka_unit_test_setup(test_idempotency, reset),
