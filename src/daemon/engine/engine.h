@@ -45,6 +45,9 @@ struct vm_spec {
 	uint32_t slot;           /* network slot; always given: the device state of a template has a network card */
 	uint8_t mac[6];
 	uint32_t first_stream;   /* of the guest protocol; 1 unless resumed */
+	/* Done while the process starts up, which takes tens of milliseconds; may be NULL. A failure ends the VM. */
+	int (*meanwhile)(void *context, struct error *err);
+	void *meanwhile_context;
 };
 
 enum vm_end { VM_END_GUEST_SHUTDOWN, VM_END_OOM, VM_END_KILLED, VM_END_CRASHED, VM_END_LAUNCHER_LOST };

@@ -353,7 +353,10 @@ int vm_start(const struct engine *engine, const struct vm_spec *spec, void (*end
 	}
 	for (int i = 0; i < 3; i++)
 		fd_close(&c.theirs[i]);
-	r = connect_channels(vm, spec, &c, err);
+	if (spec->meanwhile)
+		r = spec->meanwhile(spec->meanwhile_context, err);
+	if (r == 0)
+		r = connect_channels(vm, spec, &c, err);
 	channels_close(&c);
 	if (r == 0 && spec->state >= 0)
 		r = load(vm, spec->state, err);

@@ -94,6 +94,7 @@ static int run_start(struct start *start, struct error *err)
 		atomic_fetch_add(&s->creates, 1);
 		return 0;
 	}
+	r = host_error(r, err);
 	atomic_fetch_add(&s->create_failures, 1);
 	log_warn("create_failed", "sandbox", start->box->id, "error", err ? err->text : "");
 	box_end(start->box, "host_error", err && r != -EIO ? err->text : "the sandbox could not be started");
@@ -220,6 +221,12 @@ static struct start *start_new(struct sandboxes *s, const struct sandbox_spec *s
 	start->shape = *shape;
 	start->disk = disk >= 0 ? fcntl(disk, F_DUPFD_CLOEXEC, 3) : -1;
 	start->disk_gb = disk_gb;
+	if (disk >= 0 && start->disk < 0) {
+		/* Without it the sandbox would begin with an empty disk. */
+		error_set(err, EIO, "no descriptor for a snapshot's disk");
+		start_free(start);
+		return NULL;
+	}
 	snprintf(start->workdir, sizeof(start->workdir), "%s", image->workdir);
 	int r = spec->network ? rules_of(spec->network, &start->rules, err)
 			      : rules_of_json(spec->network_json, &start->rules, err);
@@ -292,10 +299,16 @@ int spec_start(struct sandboxes *s, const struct sandbox_actor *actor, const str
 
 	struct box *box = box_get(start->box);
 	box_publish(box);
-	if (spec->wait)
+	if (spec->wait) {
 		r = run_start(start, err);
-	else
+	} else {
 		r = start_in_background(start, err);
+		if (r < 0) {
+			machine_stop(start->machine);
+			box_end(box, "host_error", "the sandbox could not be started");
+			(void)box_wait_gone(box, 10000);
+		}
+	}
 	if (spec->wait || r < 0)
 		start_free(start);
 	if (r == 0 && info_fill(box, info) < 0)

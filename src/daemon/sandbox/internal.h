@@ -158,6 +158,13 @@ void machine_own(struct machine *machine, void (*ended)(struct machine *machine,
 /* Kill, wait, give everything back, free. NULL is fine. */
 void machine_stop(struct machine *machine);
 
+/*
+ * For what comes from the kernel, the launcher or QEMU: errors that the API gives a meaning to and that have another one
+ * here become -EIO, so that a lost launcher is no client that went away, and a missing file of ours no 404. r and
+ * err->code alike.
+ */
+int host_error(int r, struct error *err);
+
 /* A request to an agent that is ours, not a client's: whatever goes wrong is -EIO, or -EBUSY when the VM has ended. */
 int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms, struct error *err);
 
@@ -292,6 +299,8 @@ void paused_remove(struct sandboxes *s, const char *id);
 void *reaper_main(void *s);
 void *keeper_main(void *s);
 int recover(struct sandboxes *s, struct error *err);
+/* Its slot's counters: 0, or -errno where it has none (any more). */
+int box_counters(struct box *box, struct policy_counters *counters);
 void box_sample(struct box *box, int64_t now_ms);
 void box_book_usage(struct box *box, int64_t now_wall_ms);
 void snapshots_sweep(struct sandboxes *s);

@@ -16,16 +16,12 @@ int sandbox_get(struct sandboxes *s, const struct sandbox_actor *actor, const ch
 	struct box *box = box_find(s, actor->org->id, id);
 
 	if (box) {
-		pthread_mutex_lock(&box->lock);
-		uint32_t slot = box->machine ? box->machine->slot.number : LAUNCHER_NO_SLOT;
-		pthread_mutex_unlock(&box->lock);
+		struct policy_counters counters;
 		int r = info_fill(box, info);
+		if (r == 0 && box_counters(box, &counters) == 0)
+			info->network = counters;
 		box_put(box);
-		if (r < 0)
-			return error_set(err, ENOMEM, "no memory for an answer");
-		if (slot != LAUNCHER_NO_SLOT)
-			(void)launcher_net_counters(s->config.launcher, slot, &info->network, NULL);
-		return 0;
+		return r < 0 ? error_set(err, ENOMEM, "no memory for an answer") : 0;
 	}
 	*info = (struct sandbox_info){ .now_ms = time_wall_ms() };
 	int r = store_sandbox_get(s->store, actor->org->id, id, &info->row, err);
@@ -106,7 +102,7 @@ static int apply_network(struct box *box, const struct net_rules *rules, const c
 	if (slot != LAUNCHER_NO_SLOT)
 		r = net_service_update(s->config.net, slot, rules, err);
 	if (r < 0)
-		return r;
+		return host_error(r, err);
 	char *kept = json ? strdup(json) : NULL;
 	if (json && !kept)
 		return error_set(err, ENOMEM, "no memory for network rules");

@@ -154,6 +154,15 @@ static int open_base(struct sandboxes *s, const struct shape *shape, struct part
 	return r;
 }
 
+static int attach(void *context, struct error *err)
+{
+	struct machine *m = context;
+	int r = net_service_attach(m->s->config.net, m->slot.number, &m->slot.net, m->rules, err);
+
+	m->attached = r == 0;
+	return r;
+}
+
 static int start_vm(struct machine *m, const struct parts *p, int ram, bool shared, int state, int scratch,
 		    uint64_t scratch_bytes, uint32_t first_stream, struct error *err)
 {
@@ -174,6 +183,8 @@ static int start_vm(struct machine *m, const struct parts *p, int ram, bool shar
 		.state = state,
 		.slot = m->slot.number,
 		.first_stream = first_stream,
+		.meanwhile = m->rules ? attach : NULL,
+		.meanwhile_context = m,
 	};
 	memcpy(spec.mac, m->slot.net.mac, sizeof(spec.mac));
 	return vm_start(&m->s->config.engine, &spec, vm_ended, m, &m->vm, err);
@@ -198,8 +209,28 @@ static int setup(struct machine *m, struct error *err)
 	return guest_request(m->vm, GUEST_SETUP, &w, GUEST_MS, err);
 }
 
+int host_error(int r, struct error *err)
+{
+	switch (-r) {
+	case 0:
+	case EINVAL:
+	case EBUSY:
+	case EPROTO:
+	case EDQUOT:
+	case EAGAIN:
+	case ENOSPC:
+	case ETIMEDOUT:
+	case EKEYREVOKED:
+		return r;
+	default:
+		if (err)
+			err->code = EIO;
+		return -EIO;
+	}
+}
+
 /* What both ways of starting end with. The console often knows why. */
-static int started(struct machine *m, int r, struct machine **out, const struct error *err)
+static int started(struct machine *m, int r, struct machine **out, struct error *err)
 {
 	char tail[1024] = "";
 
@@ -211,7 +242,7 @@ static int started(struct machine *m, int r, struct machine **out, const struct 
 		tail[vm_console(m->vm, tail, sizeof(tail) - 1)] = '\0';
 	log_warn("machine_failed", "id", m->id, "error", err ? err->text : "", "console", tail[0] ? tail : NULL);
 	machine_stop(m);
-	return r;
+	return host_error(r, err);
 }
 
 int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int scratch, uint64_t scratch_bytes,
@@ -306,6 +337,7 @@ int machine_start(struct sandboxes *s, const struct shape *shape, const struct m
 	if (!m)
 		return error_set(err, ENOMEM, "no memory for a sandbox");
 	m->keep_scratch = source->paused != NULL;
+	m->rules = source->rules ? source->rules : s->default_rules;
 	int r = open_base(s, shape, &p, err);
 	if (r == 0)
 		r = take_memory(s, m, err);
@@ -321,6 +353,7 @@ int machine_start(struct sandboxes *s, const struct shape *shape, const struct m
 		r = error_set(err, EIO, "injected: machine-start");
 	if (r == 0)
 		r = load_and_run(m, &p, source, fresh, err);
+	m->rules = NULL;
 	parts_close(&p);
 	keeper_ask(s);
 	return started(m, r, out, err);

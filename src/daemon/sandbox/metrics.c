@@ -103,6 +103,25 @@ int sandbox_metrics(struct sandboxes *s, const struct sandbox_actor *actor, cons
 
 /* ---- usage ---- */
 
+static uint32_t slot_of(struct box *box)
+{
+	pthread_mutex_lock(&box->lock);
+	uint32_t slot = box->machine ? box->machine->slot.number : LAUNCHER_NO_SLOT;
+	pthread_mutex_unlock(&box->lock);
+	return slot;
+}
+
+int box_counters(struct box *box, struct policy_counters *counters)
+{
+	uint32_t slot = slot_of(box);
+
+	if (slot == LAUNCHER_NO_SLOT)
+		return -ENOENT;
+	int r = launcher_net_counters(box->s->config.launcher, slot, counters, NULL);
+	/* It may have ended while we asked, and the slot be another's. */
+	return r == 0 && slot_of(box) != slot ? -ENOENT : r;
+}
+
 void box_book_usage(struct box *box, int64_t now_wall_ms)
 {
 	struct store_usage more = { 0 };
@@ -115,10 +134,7 @@ void box_book_usage(struct box *box, int64_t now_wall_ms)
 		return;
 	bool has_stats = vm_stats(vm, &stats, NULL) == 0;
 	vm_put(vm);
-	pthread_mutex_lock(&box->lock);
-	uint32_t slot = box->machine ? box->machine->slot.number : LAUNCHER_NO_SLOT;
-	pthread_mutex_unlock(&box->lock);
-	bool has_net = slot != LAUNCHER_NO_SLOT && launcher_net_counters(box->s->config.launcher, slot, &net, NULL) == 0;
+	bool has_net = box_counters(box, &net) == 0;
 
 	pthread_mutex_lock(&box->lock);
 	int64_t elapsed = now_wall_ms - (int64_t)box->used_until_ms;

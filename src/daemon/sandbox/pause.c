@@ -82,12 +82,15 @@ int paused_read(struct sandboxes *s, const char *id, struct paused *paused, stru
 {
 	_cleanup_fd_ int dir = openat(s->disk.folders[FOLDER_PAUSED], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir < 0)
-		return error_errno(err, errno, "open the saved state");
+		return errno == ENOENT ? error_set(err, EPROTO, "the saved state is missing")
+				       : error_errno(err, EIO, "open the saved state");
 	_cleanup_free_ char *text = NULL;
 	size_t size;
 	int r = fd_read_file(dir, "manifest.json", 4096, &text, &size, err);
+	if (r == -ENOENT || r == -EFBIG)
+		return error_set(err, EPROTO, "the saved state's manifest is missing or malformed");
 	if (r < 0)
-		return r;
+		return host_error(r, err);
 	json_t *manifest = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
 	const char *expected = json_string_value(json_object_get(manifest, "checksum"));
 	json_int_t left = json_integer_value(json_object_get(manifest, "left_ms"));
@@ -101,6 +104,7 @@ int paused_read(struct sandboxes *s, const char *id, struct paused *paused, stru
 	return r;
 }
 
+/* -EPROTO: missing or damaged, for good. Other errors may pass. */
 static int paused_verify(struct sandboxes *s, const char *id, struct error *err)
 {
 	struct paused paused;
@@ -111,10 +115,14 @@ static int paused_verify(struct sandboxes *s, const char *id, struct error *err)
 	snprintf(path, sizeof(path), "%s/state", id);
 	_cleanup_fd_ int fd = fd_open_beneath(s->disk.folders[FOLDER_PAUSED], path, O_RDONLY | O_NONBLOCK, 0);
 	struct stat st;
+	if (fd < 0 && (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM))
+		return error_set(err, EIO, "no descriptor for the saved state");
 	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return error_set(err, EPROTO, "the saved state is missing");
 	r = hash_state(s, id, fd, hex);
-	if (r < 0 || sodium_memcmp(hex, paused.checksum, 64) != 0)
+	if (r < 0)
+		return error_errno(err, EIO, "read the saved state (%d)", -r);
+	if (sodium_memcmp(hex, paused.checksum, 64) != 0)
 		return error_set(err, EPROTO, "the saved state is damaged");
 	return 0;
 }
@@ -193,7 +201,7 @@ int box_pause_held(struct box *box, struct error *err)
 	}
 	vm_put(vm);
 	if (r < 0)
-		return r;
+		return host_error(r, err);
 
 	pthread_mutex_lock(&box->lock);
 	struct machine *m = box->machine;
@@ -247,7 +255,8 @@ static int resume_personality(struct box *box, struct machine *m, const struct i
 	return r;
 }
 
-static int wake_machine(struct box *box, struct machine **out, struct error *err)
+/* *lost: the saved state is of no use any more. */
+static int wake_machine(struct box *box, struct machine **out, bool *lost, struct error *err)
 {
 	struct sandboxes *s = box->s;
 	struct shape shape = {
@@ -263,6 +272,7 @@ static int wake_machine(struct box *box, struct machine **out, struct error *err
 	snprintf(shape.image, sizeof(shape.image), "%.127s", box->row.image);
 	snprintf(shape.digest, sizeof(shape.digest), "%s", box->row.image_digest);
 	int r = paused_verify(s, box->id, err);
+	*lost = r == -EPROTO;
 	if (r == 0)
 		r = rules_of_json(box->row.network, &rules, err);
 	if (r == 0)
@@ -274,27 +284,26 @@ static int wake_machine(struct box *box, struct machine **out, struct error *err
 		r = resume_personality(box, m, &image, err);
 	net_rules_free(rules);
 	image_free(&image);
-	if (r < 0 && m)
+	if (r < 0)
 		machine_stop(m);
 	else
 		*out = m;
-	return r;
+	return host_error(r, err);
 }
 
 int box_resume_held(struct box *box, struct error *err)
 {
 	struct machine *m = NULL;
 	struct error local = { 0 };
-	char name[STORE_ID_MAX + 8];
+	bool lost = false;
 
 	err = err ? err : &local;
 	if (box->row.status != SANDBOX_PAUSED)
 		return box->row.status == SANDBOX_RUNNING ? 0 : error_set(err, EBUSY, "the sandbox is not paused");
-	int r = wake_machine(box, &m, err);
+	int r = wake_machine(box, &m, &lost, err);
 	if (r < 0) {
-		/* With its saved state still there it can be tried again; without, it is lost, and says so. */
-		snprintf(name, sizeof(name), "%s", box->id);
-		if (faccessat(box->s->disk.folders[FOLDER_PAUSED], name, F_OK, 0) < 0 || r == -EPROTO)
+		/* With its saved state still there it can be tried again, be it with the image that it needs; else it is lost. */
+		if (lost || faccessat(box->s->disk.folders[FOLDER_PAUSED], box->id, F_OK, 0) < 0)
 			box_end(box, "host_error", err->text);
 		return r;
 	}

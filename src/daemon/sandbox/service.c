@@ -77,6 +77,8 @@ int sandboxes_open(const struct sandboxes_config *config, struct sandboxes **out
 
 	int r = disk_open(config->data_dir, config->disk_reserve_bytes, &s->disk, err);
 	if (r == 0)
+		r = rules_of(NULL, &s->default_rules, err);
+	if (r == 0)
 		r = templates_open(s, err);
 	if (r == 0)
 		r = recover(s, err);
@@ -162,6 +164,7 @@ void sandboxes_close(struct sandboxes *s)
 	}
 	netpool_close(&s->netpool);
 	templates_close(s);
+	net_rules_free(s->default_rules);
 	disk_close(&s->disk);
 	free(s);
 }
