@@ -9,5 +9,5 @@ struct paused {
 	char checksum[65];
 };
 
-/* The manifest of PAUSED/<id>. -ENOENT when there is none, so that the state is not whole. */
+/* The manifest of PAUSED/<id>. -EPROTO: there is none, or not a whole one. */
 int paused_read(struct sandboxes *s, const char *id, struct paused *paused, struct error *err);
