@@ -66,14 +66,16 @@ static int put_request(struct tlv_writer *w, const struct sandbox_exec_spec *spe
 	return 0;
 }
 
-static int join(struct sandbox_exec *e, struct error *err)
+static int join(struct sandbox_exec *e, int64_t limit, struct error *err)
 {
 	struct box *box = e->box;
 	int r = 0;
 
+	if (limit < 0 || limit > EXECS_PER_BOX)
+		limit = EXECS_PER_BOX;
 	pthread_mutex_lock(&box->lock);
-	if (box->execs >= EXECS_PER_BOX) {
-		r = error_set(err, EDQUOT, "commands: at most %d at once in one sandbox", EXECS_PER_BOX);
+	if (box->execs >= limit) {
+		r = error_set(err, EDQUOT, "commands: at most %d at once in one sandbox", (int)limit);
 	} else {
 		box->execs++;
 		e->next = box->running;
@@ -140,8 +142,11 @@ static int open_stream(struct sandbox_exec *e, const struct sandbox_exec_spec *s
 		return error_set(err, EDQUOT, "the sandbox has no room for another process");
 	case ECONNRESET:
 		return error_set(err, EBUSY, "the sandbox has ended");
-	default:
+	case ETIMEDOUT:
 		return r;
+	default:
+		/* An errno of the guest's choice must not become a status of ours. */
+		return error_set(err, EPROTO, "the sandbox could not run the command");
 	}
 }
 
@@ -157,7 +162,7 @@ int sandbox_exec_start(struct sandboxes *s, const struct sandbox_actor *actor, c
 		return r;
 	}
 	log_begin(e, actor, spec);
-	r = join(e, err);
+	r = join(e, actor->org->execs_max, err);
 	if (r == 0) {
 		r = open_stream(e, spec, err);
 		if (r < 0)
@@ -278,6 +283,7 @@ static bool take_frame(struct sandbox_exec *e, const struct link_frame *frame, s
 		take_exit(e, frame, event);
 		return true;
 	case GUEST_ERROR:
+	case GUEST_RESULT: /* no answer to a command, but it ended the stream */
 		end_with(e, EXEC_FAILED, -1, "the command could not be run", event);
 		return true;
 	default:

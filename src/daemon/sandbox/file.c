@@ -13,6 +13,7 @@ struct sandbox_file {
 	struct vm *vm;
 	struct link_stream *stream;
 	struct link_frame frame; /* the rest of what was read */
+	char path[201]; /* for messages */
 	uint64_t expected, moved;
 	bool ended;
 };
@@ -58,9 +59,27 @@ static int path_error(int r, const char *path, struct error *err)
 		return error_set(err, EDQUOT, "the sandbox has too many files under way");
 	case ECONNRESET:
 		return error_set(err, EBUSY, "the sandbox has ended");
+	case EBUSY:
+		return error_set(err, EBUSY, "the sandbox's disk is frozen for a snapshot");
+	case ETIMEDOUT:
+		return error_set(err, ETIMEDOUT, "the sandbox did not answer in time");
 	default:
-		return r;
+		/* An errno of the guest's choice must not become a status of ours, and no failure a success. */
+		return error_set(err, EPROTO, "the sandbox could not do it");
 	}
+}
+
+static uint32_t errno_of(const struct link_frame *frame)
+{
+	struct tlv_reader reader;
+	struct tlv_field field;
+	uint32_t code = EIO;
+
+	tlv_read(&reader, frame->data, frame->size);
+	while (tlv_next(&reader, &field) > 0)
+		if (field.tag == GUEST_TAG_ERRNO)
+			(void)tlv_get_u32(&field, &code);
+	return code < 4096 ? code : EIO;
 }
 
 static int file_open(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *path,
@@ -83,6 +102,7 @@ static int file_open(struct sandboxes *s, const struct sandbox_actor *actor, con
 		free(file);
 		return r;
 	}
+	snprintf(file->path, sizeof(file->path), "%s", path);
 	tlv_begin(&w, fields, sizeof(fields));
 	tlv_text(&w, GUEST_TAG_PATH, path);
 	if (mode)
@@ -118,7 +138,7 @@ static int next_piece(struct sandbox_file *file, struct error *err)
 		if (r == 0)
 			return error_set(err, ETIMEDOUT, "the sandbox sent nothing for %d s", STALL_MS / 1000);
 		if (r < 0)
-			return r;
+			return r == -ECONNRESET ? error_set(err, EBUSY, "the sandbox has ended") : r;
 		if (file->frame.type == GUEST_DATA && file->frame.size > 0)
 			return 1;
 		if (file->frame.type == GUEST_EOF || file->frame.type == GUEST_RESULT)
@@ -169,19 +189,10 @@ int sandbox_file_write_open(struct sandboxes *s, const struct sandbox_actor *act
 static int write_failure(struct sandbox_file *file, struct error *err)
 {
 	struct link_frame frame;
-	struct tlv_reader reader;
-	struct tlv_field field;
-	uint32_t code = EIO;
 
-	while (link_next(file->stream, 1000, -1, &frame, NULL) > 0) {
-		if (frame.type != GUEST_ERROR)
-			continue;
-		tlv_read(&reader, frame.data, frame.size);
-		while (tlv_next(&reader, &field) > 0)
-			if (field.tag == GUEST_TAG_ERRNO)
-				(void)tlv_get_u32(&field, &code);
-		return path_error(-(int)(code & 255), "", err);
-	}
+	for (int frames = 0; frames < 64 && link_next(file->stream, 1000, -1, &frame, NULL) > 0; frames++)
+		if (frame.type == GUEST_ERROR)
+			return path_error(-(int)errno_of(&frame), file->path, err);
 	return error_set(err, EBUSY, "the sandbox ended while the file was written");
 }
 
@@ -207,14 +218,7 @@ int sandbox_file_finish(struct sandbox_file *file, uint64_t *size, struct error 
 		*size = file->moved;
 		return 0;
 	}
-	uint32_t code = EIO;
-	struct tlv_reader reader;
-	struct tlv_field field;
-	tlv_read(&reader, frame.data, frame.size);
-	while (tlv_next(&reader, &field) > 0)
-		if (field.tag == GUEST_TAG_ERRNO)
-			(void)tlv_get_u32(&field, &code);
-	return path_error(-(int)(code & 255), "", err);
+	return path_error(-(int)errno_of(&frame), file->path, err);
 }
 
 void sandbox_file_close(struct sandbox_file *file)
