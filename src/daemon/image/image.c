@@ -138,10 +138,14 @@ static int open_verified(struct images *images, int dir, const char *name, const
 			 struct error *err)
 {
 	char digest[IMAGE_DIGEST_MAX];
-	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 && (errno == ENOENT || errno == ELOOP || errno == ENXIO))
+		return error_set(err, EPROTO, "%s is missing or no plain file", name);
 	if (fd < 0)
 		return error_errno(err, errno, "open %s", name);
 	int r = digest_of(images, fd, digest);
+	if (r == -EINVAL)
+		return error_set(err, EPROTO, "%s is no plain file", name);
 	if (r < 0)
 		return error_errno(err, -r, "read %s", name);
 	const char *hex = str_starts(expected, "sha256:") ? expected + 7 : expected;
