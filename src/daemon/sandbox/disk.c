@@ -77,11 +77,37 @@ int disk_create(const struct disk *disk, enum folder folder, const char *name, i
 	return *fd < 0 ? error_errno(err, errno, "make a file in %s", folder_names[folder]) : 0;
 }
 
+static ssize_t copy_by_hand(int from, int to, off_t at, size_t size)
+{
+	static const size_t step = 1 << 20;
+	_cleanup_free_ char *data = malloc(step);
+	size_t done = 0;
+
+	if (!data)
+		return -1;
+	ssize_t n = pread(from, data, size < step ? size : step, at);
+	while (n > 0 && done < (size_t)n) {
+		ssize_t written = pwrite(to, data + done, (size_t)n - done, at + (off_t)done);
+		if (written < 0 && errno != EINTR)
+			return -1;
+		done += written > 0 ? (size_t)written : 0;
+	}
+	return n;
+}
+
 static int copy_extent(int from, int to, off_t start, off_t end)
 {
+	bool by_hand = false;
+
 	while (start < end) {
 		off_t in = start, out = start;
-		ssize_t n = copy_file_range(from, &in, to, &out, (size_t)(end - start), 0);
+		ssize_t n = by_hand ? copy_by_hand(from, to, start, (size_t)(end - start))
+				    : copy_file_range(from, &in, to, &out, (size_t)(end - start), 0);
+		/* Not every file system copies by itself, nor from every other. */
+		if (n < 0 && !by_hand && (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) {
+			by_hand = true;
+			continue;
+		}
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		if (n == 0)
