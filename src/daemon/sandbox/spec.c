@@ -163,15 +163,23 @@ int rules_of(const struct sandbox_network *network, struct net_rules **rules, st
 	return net_rules_parse(&request, rules, err);
 }
 
-static size_t split(json_t *list, const char **texts, size_t max)
+#define RULES_MAX 256
+
+/* A rule that is left out could be the one that denies: all of them, or false. An absent list is empty. */
+static bool split(json_t *list, const char **texts, size_t *count)
 {
-	size_t i, n = 0;
+	size_t i;
 	json_t *item;
 
-	json_array_foreach (list, i, item)
-		if (n < max && json_is_string(item))
-			texts[n++] = json_string_value(item);
-	return n;
+	*count = 0;
+	if (list && !json_is_array(list))
+		return json_is_null(list);
+	json_array_foreach (list, i, item) {
+		if (*count == RULES_MAX || !json_is_string(item))
+			return false;
+		texts[(*count)++] = json_string_value(item);
+	}
+	return true;
 }
 
 int rules_of_json(const char *json, struct net_rules **rules, struct error *err)
@@ -183,17 +191,20 @@ int rules_of_json(const char *json, struct net_rules **rules, struct error *err)
 		json_decref(root);
 		return error_set(err, EIO, "the kept network rules are malformed");
 	}
-	const char *allow[256], *denied[256];
+	const char *allow[RULES_MAX], *denied[RULES_MAX];
 	const char *outbound = json_string_value(json_object_get(root, "outbound"));
 	struct sandbox_network network = {
 		.deny = outbound && strcmp(outbound, "deny") == 0,
 		.allow = allow,
-		.allow_count = split(json_object_get(root, "allow"), allow, 256),
 		.denied = denied,
-		.denied_count = split(json_object_get(root, "deny"), denied, 256),
-		.bandwidth_mbps = (uint32_t)json_integer_value(json_object_get(root, "bandwidth_mbps")),
 	};
-	int r = rules_of(&network, rules, err);
+	json_int_t bandwidth = json_integer_value(json_object_get(root, "bandwidth_mbps"));
+	json_t *given = json_object_get(root, "outbound");
+	bool good = (!given || network.deny || (outbound && strcmp(outbound, "allow") == 0)) && split(json_object_get(root, "allow"), allow, &network.allow_count) &&
+		    split(json_object_get(root, "deny"), denied, &network.denied_count) && bandwidth >= 0 &&
+		    bandwidth <= UINT32_MAX;
+	network.bandwidth_mbps = (uint32_t)bandwidth;
+	int r = good ? rules_of(&network, rules, err) : error_set(err, EIO, "the kept network rules are malformed");
 	json_decref(root);
 	return r;
 }
