@@ -90,7 +90,7 @@ static void put_ways(struct buf *text)
 		"ct state established meta l4proto tcp limit rate 50/second burst 50 packets reject with tcp reset\n"
 		"limit rate 50/second burst 50 packets reject with icmp type admin-prohibited\n"
 		"drop\n}\n"
-		"chain rate { }\nchain names { }\nchain admit { jump rate\ncounter name n_out accept\n}\n"
+		"chain rate { }\nchain names { }\nchain admit { }\n"
 		"chain verdict_out { }\nchain verdict_in { }\n"
 		"chain out {\n"
 		"ct state invalid counter name n_spoofed drop\n"
@@ -163,7 +163,6 @@ static void put_rates(struct buf *text, const struct policy *policy)
 		       "counter name n_limited drop\n",
 		 packets, packets / 10 + 10);
 	buf_addf(text, "flush chain inet " RULES_TABLE " rate\n"
-		       "add rule inet " RULES_TABLE " rate ct state != new return\n"
 		       "add rule inet " RULES_TABLE " rate limit rate over %u/second burst %u packets "
 		       "counter name n_limited drop\n"
 		       "add rule inet " RULES_TABLE " rate ct count over %u counter name n_limited goto refuse\n",
@@ -185,6 +184,16 @@ static void put_names(struct buf *text, const struct policy *policy)
 		       "add rule inet " RULES_TABLE " names accept\n");
 }
 
+/* A flow is new until it was admitted once: to conntrack, UDP that nobody answers stays new for ever. */
+static void put_admit(struct buf *text, uint32_t generation)
+{
+	buf_addf(text, "flush chain inet " RULES_TABLE " admit\n"
+		       "add rule inet " RULES_TABLE " admit ct mark 0 jump rate\n"
+		       "add rule inet " RULES_TABLE " admit ct mark != %u ct mark set %u\n"
+		       "add rule inet " RULES_TABLE " admit counter name n_out accept\n",
+		 generation, generation);
+}
+
 static void put_verdict_out(struct buf *text, const struct policy *policy, uint32_t generation)
 {
 	buf_adds(text, "flush chain inet " RULES_TABLE " verdict_out\n");
@@ -194,10 +203,10 @@ static void put_verdict_out(struct buf *text, const struct policy *policy, uint3
 		return;
 	}
 	put_ranges(text, "verdict_out", "daddr", policy->allow, policy->allow_count, "goto admit");
-	buf_addf(text, "add rule inet " RULES_TABLE " verdict_out ip daddr @" RULES_PINS " ct mark set %u goto admit\n"
+	buf_addf(text, "add rule inet " RULES_TABLE " verdict_out ip daddr @" RULES_PINS " goto admit\n"
 		       "add rule inet " RULES_TABLE " verdict_out ct state established ct mark %u goto admit\n"
 		       "add rule inet " RULES_TABLE " verdict_out counter name n_policy goto refuse\n",
-		 generation, generation);
+		 generation);
 }
 
 static void put_verdict_in(struct buf *text, const struct policy *policy, uint32_t generation)
@@ -228,6 +237,7 @@ void rules_policy(struct buf *text, const struct policy *before, const struct po
 	if (!before || !same_rates(before, policy))
 		put_rates(text, policy);
 	put_names(text, policy);
+	put_admit(text, generation);
 	put_verdict_out(text, policy, generation);
 	put_verdict_in(text, policy, generation);
 }

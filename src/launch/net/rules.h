@@ -9,7 +9,7 @@
  *      what the policy allows, within new flows a second and tracked connections. Back only what belongs to a flow, and
  *      only from an address that the policy allows now. So a new policy cuts flows by itself, in the same instant and
  *      in both directions, with no window and no list of connections to walk.
- *      A flow that a pinned name allowed carries the generation of the policy as its mark: it outlives the pin, not the
+ *      An admitted flow carries the generation of the policy as its mark: it outlives the pin that let it be, not the
  *      policy.
  *   3. inet/input inside the slot: DNS to the gateway, a few pings. inet/output: answers to those.
  *   4. masquerade to the slot's own address; the host's table then checks again, without trust in 1-3: only the slot's
