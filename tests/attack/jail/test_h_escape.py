@@ -158,6 +158,7 @@ def test_h08_state_of_every_thread(stage2, stages, args):
         assert all(int(s[c], 16) == 0 for c in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
     for ns in ("mnt", "pid", "net", "ipc", "uts", "cgroup"):
         assert os.readlink(f"/proc/{pid}/ns/{ns}") != os.readlink(f"/proc/self/ns/{ns}")
+    assert open(f"/proc/{pid}/oom_score_adj").read() == "500\n", "VMs go before akirad"
     mounts = [line.split()[1] for line in open(f"/proc/{pid}/mounts")]
     assert mounts == ["/", "/vm"]
     assert sorted(int(n) for n in os.listdir(f"/proc/{pid}/fd")) == [0, 1, 2, 3]
