@@ -58,6 +58,27 @@ static int set_up(int socket, const char *name, bool up)
 	return ioctl(socket, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
 }
 
+/* A template has been given the same address before it was stopped; to set it again would take the routes down. */
+static bool is_address(int socket, const char *name, unsigned long what, uint32_t ip)
+{
+	struct ifreq request = { 0 };
+	struct sockaddr_in address;
+
+	strcpy(request.ifr_name, name);
+	if (ioctl(socket, (int)what, &request) < 0)
+		return false;
+	memcpy(&address, &request.ifr_addr, sizeof(address));
+	return address.sin_family == AF_INET && address.sin_addr.s_addr == htonl(ip);
+}
+
+static bool is_mtu(int socket, const char *name, int mtu)
+{
+	struct ifreq request = { 0 };
+
+	strcpy(request.ifr_name, name);
+	return ioctl(socket, SIOCGIFMTU, &request) == 0 && request.ifr_mtu == mtu;
+}
+
 static int set_address(int socket, const char *name, unsigned long what, uint32_t ip)
 {
 	struct ifreq request = { 0 };
@@ -81,18 +102,21 @@ static int set_gateway(int socket, uint32_t ip)
 
 static int configure(int socket, const char *name, const struct request *r, struct error *err)
 {
-	uint32_t prefix = (uint32_t)r->number[GUEST_TAG_PREFIX];
+	uint32_t address = (uint32_t)r->number[GUEST_TAG_ADDRESS];
+	uint32_t mask = UINT32_MAX << (32 - (uint32_t)r->number[GUEST_TAG_PREFIX]);
 	int result = 0;
 
-	if (request_has(r, GUEST_TAG_MTU)) {
+	if (request_has(r, GUEST_TAG_MTU) && !is_mtu(socket, name, (int)r->number[GUEST_TAG_MTU])) {
 		struct ifreq request = { .ifr_mtu = (int)r->number[GUEST_TAG_MTU] };
 		strcpy(request.ifr_name, name);
 		if (ioctl(socket, SIOCSIFMTU, &request) < 0)
 			return error_errno(err, errno, "set the MTU of %s", name);
 	}
-	result = set_address(socket, name, SIOCSIFADDR, (uint32_t)r->number[GUEST_TAG_ADDRESS]);
-	if (result == 0)
-		result = set_address(socket, name, SIOCSIFNETMASK, UINT32_MAX << (32 - prefix));
+	if (!is_address(socket, name, SIOCGIFADDR, address) || !is_address(socket, name, SIOCGIFNETMASK, mask)) {
+		result = set_address(socket, name, SIOCSIFADDR, address);
+		if (result == 0)
+			result = set_address(socket, name, SIOCSIFNETMASK, mask);
+	}
 	if (result == 0)
 		result = set_up(socket, name, true);
 	if (result == 0 && request_has(r, GUEST_TAG_GATEWAY))

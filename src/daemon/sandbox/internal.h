@@ -152,6 +152,12 @@ struct personality {
 	const char *sandbox_id; /* seeds machine-id */
 };
 int machine_personalise(struct machine *machine, const struct personality *personality, struct error *err);
+/*
+ * Run one command before anybody waits for it: before a template is stopped, so that the guest's kernel has what a
+ * command needs, and in a pooled machine, because under emulation the first one translates the code of the shell. It
+ * runs under an identity that the real one replaces.
+ */
+int machine_rehearse(struct machine *machine, struct error *err);
 int machine_settle(struct machine *machine, uint32_t cpu_units, struct error *err);
 /* Who is told when it ends (once; at once when it has ended already). */
 void machine_own(struct machine *machine, void (*ended)(struct machine *machine, void *context), void *context);

@@ -407,6 +407,35 @@ int machine_personalise(struct machine *m, const struct personality *p, struct e
 	return r;
 }
 
+int machine_rehearse(struct machine *m, struct error *err)
+{
+	static char *const env[] = { NULL };
+	struct personality p = { .hostname = "sandbox", .workdir = "/", .env = env, .sandbox_id = m->id };
+	unsigned char fields[256];
+	struct tlv_writer w;
+	struct link_stream *stream = NULL;
+	struct link_frame frame;
+
+	int r = machine_personalise(m, &p, err);
+	if (r < 0)
+		return r;
+	tlv_begin(&w, fields, sizeof(fields));
+	tlv_text(&w, GUEST_TAG_ARG, "true; /bin/echo >/dev/null");
+	tlv_u8(&w, GUEST_TAG_SHELL, 1);
+	tlv_u8(&w, GUEST_TAG_STDIN, 0);
+	r = link_open(vm_link(m->vm), GUEST_OPEN_EXEC, &w, GUEST_MS, &stream, NULL, NULL, err);
+	int64_t deadline = time_mono_ms() + GUEST_MS;
+	while (r == 0) {
+		r = link_next(stream, time_left_ms(deadline), -1, &frame, err);
+		if (r == 0)
+			r = error_set(err, ETIMEDOUT, "the rehearsal did not end");
+		else if (r > 0)
+			r = frame.type == GUEST_EXIT || frame.type == GUEST_ERROR;
+	}
+	link_close(stream);
+	return r < 0 ? r : 0;
+}
+
 static int set_quota(struct sandboxes *s, const char *id, uint32_t units, uint32_t memory_mib, struct error *err)
 {
 	uint64_t bytes = ((uint64_t)memory_mib + engine_overhead_mib(&s->config.engine)) << 20;

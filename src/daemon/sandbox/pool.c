@@ -124,39 +124,6 @@ static bool wanted_shape(struct sandboxes *s, struct shape *shape)
 	return found;
 }
 
-/*
- * Run one command before anybody waits for it: under emulation the first one translates the shell's code, and with
- * KVM it faults in the pages. It runs under an identity that the claim replaces.
- */
-static int rehearse(struct machine *m, struct error *err)
-{
-	static char *const env[] = { NULL };
-	struct personality p = { .hostname = "sandbox", .workdir = "/", .env = env, .sandbox_id = m->id };
-	unsigned char fields[256];
-	struct tlv_writer w;
-	struct link_stream *stream = NULL;
-	struct link_frame frame;
-
-	int r = machine_personalise(m, &p, err);
-	if (r < 0)
-		return r;
-	tlv_begin(&w, fields, sizeof(fields));
-	tlv_text(&w, GUEST_TAG_ARG, "true; /bin/echo >/dev/null");
-	tlv_u8(&w, GUEST_TAG_SHELL, 1);
-	tlv_u8(&w, GUEST_TAG_STDIN, 0);
-	r = link_open(vm_link(m->vm), GUEST_OPEN_EXEC, &w, GUEST_MS, &stream, NULL, NULL, err);
-	int64_t deadline = time_mono_ms() + GUEST_MS;
-	while (r == 0) {
-		r = link_next(stream, time_left_ms(deadline), -1, &frame, err);
-		if (r == 0)
-			r = error_set(err, ETIMEDOUT, "the rehearsal did not end");
-		else if (r > 0)
-			r = frame.type == GUEST_EXIT || frame.type == GUEST_ERROR;
-	}
-	link_close(stream);
-	return r < 0 ? r : 0;
-}
-
 bool pool_refill(struct sandboxes *s)
 {
 	struct machine_source source = { .disk = -1, .first_stream = 1 };
@@ -179,7 +146,7 @@ bool pool_refill(struct sandboxes *s)
 		return false;
 	int r = machine_start(s, &shape, &source, &m, &err);
 	if (r == 0)
-		r = rehearse(m, &err);
+		r = machine_rehearse(m, &err);
 	if (r < 0) {
 		if (log_allowed(&limit, 3, 60))
 			log_warn("pool_refill_failed", "error", err.text);

@@ -32,6 +32,7 @@ struct entry {
 	char key[KEY_SIZE];
 	bool busy;            /* somebody verifies or builds it */
 	bool good;            /* verified in this process; the folder is ours alone, so once is enough */
+	unsigned int users;   /* who uses it or waits for it */
 	int64_t used_ms;
 	struct entry *next;
 };
@@ -115,8 +116,9 @@ static int hash_file(crypto_generichash_state *state, int fd, const char *name)
 		if (start < 0)
 			return -errno;
 		start -= start % HASH_STEP;
-		ssize_t n = pread(fd, data, HASH_STEP, start);
-		if (n <= 0)
+		size_t want = st.st_size - start < HASH_STEP ? (size_t)(st.st_size - start) : HASH_STEP;
+		ssize_t n = pread(fd, data, want, start);
+		if (n != (ssize_t)want)
 			return n < 0 ? -errno : -EIO;
 		if (!all_zero(data, (size_t)n)) {
 			int64_t place = start;
@@ -268,6 +270,8 @@ static int build_run(struct sandboxes *s, const struct shape *shape, enum templa
 		r = guest_request(m->vm, GUEST_SETUP, &w, BOOT_MS, err);
 	}
 	if (r == 0 && kind == TEMPLATE_FRESH)
+		r = machine_rehearse(m, err);
+	if (r == 0 && kind == TEMPLATE_FRESH)
 		r = guest_request(m->vm, GUEST_SYNC, NULL, BOOT_MS, err);
 	if (r == 0)
 		r = vm_stop(m->vm, err);
@@ -359,21 +363,32 @@ static int build(struct sandboxes *s, const struct shape *shape, const char *key
 
 /* ---- finding ---- */
 
+/* Sizes are the clients' choice, so that kinds are many: the one that was not used for longest makes room. */
 static struct entry *entry_of(struct templates *t, const char *key)
 {
-	struct entry *e = t->entries;
+	struct entry *e = t->entries, *oldest = NULL;
 	size_t count = 0;
 
-	for (; e && strcmp(e->key, key) != 0; e = e->next)
+	for (; e && strcmp(e->key, key) != 0; e = e->next) {
 		count++;
-	if (!e && count < ENTRIES_MAX) {
-		e = calloc(1, sizeof(*e));
-		if (e) {
-			strcpy(e->key, key);
-			e->next = t->entries;
-			t->entries = e;
-		}
+		if (e->users == 0 && (!oldest || e->used_ms < oldest->used_ms))
+			oldest = e;
 	}
+	if (e)
+		return e;
+	if (count < ENTRIES_MAX) {
+		e = calloc(1, sizeof(*e));
+		if (!e)
+			return NULL;
+		e->next = t->entries;
+		t->entries = e;
+	} else if (oldest) {
+		e = oldest;
+		e->good = false;
+	} else {
+		return NULL;
+	}
+	snprintf(e->key, sizeof(e->key), "%s", key);
 	return e;
 }
 
@@ -428,6 +443,8 @@ int template_get(struct sandboxes *s, const struct shape *shape, enum template_k
 
 	pthread_mutex_lock(&t->lock);
 	struct entry *e = entry_of(t, key);
+	if (e)
+		e->users++;
 	while (e && e->busy)
 		pthread_cond_wait(&t->changed, &t->lock);
 	if (e) {
@@ -442,6 +459,7 @@ int template_get(struct sandboxes *s, const struct shape *shape, enum template_k
 	pthread_mutex_lock(&t->lock);
 	e->good = r == 0;
 	e->busy = false;
+	e->users--;
 	pthread_cond_broadcast(&t->changed);
 	pthread_mutex_unlock(&t->lock);
 	return r;
