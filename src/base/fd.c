@@ -85,9 +85,11 @@ int fd_read_file(int dir, const char *path, size_t max, char **data, size_t *siz
 	_cleanup_free_ char *text = malloc(room + 1);
 	if (!text)
 		return error_set(err, ENOMEM, "no memory to read %s", path);
-	ssize_t n = fd_read_all(fd, text, room);
+	ssize_t n = fd_read_all(fd, text, room + (room == max));
 	if (n < 0)
 		return error_errno(err, (int)-n, "read %s", path);
+	if ((size_t)n > max)
+		return error_set(err, EFBIG, "%s is larger than %zu bytes", path, max);
 	text[n] = '\0';
 	if (size)
 		*size = (size_t)n;
@@ -201,6 +203,7 @@ ssize_t fd_recv(int socket, void *data, size_t size, int *fds, size_t max, size_
 	};
 	ssize_t n;
 
+	*count = 0;
 	do
 		n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
@@ -212,7 +215,6 @@ ssize_t fd_recv(int socket, void *data, size_t size, int *fds, size_t max, size_
 	if (overflow) {
 		for (size_t i = 0; i < taken; i++)
 			close(fds[i]);
-		*count = 0;
 		return -EMSGSIZE;
 	}
 	*count = taken;
@@ -272,5 +274,9 @@ int fd_remove_tree(int dir, const char *name, struct error *err)
 		return errno == ENOENT ? 0 : error_errno(err, errno, "stat %s", name);
 	if (!S_ISDIR(st.st_mode))
 		return unlinkat(dir, name, 0) < 0 && errno != ENOENT ? error_errno(err, errno, "remove %s", name) : 0;
-	return remove_folder(dir, name, st.st_dev, 0, err);
+	/* What is mounted on the folder itself is another file system than that of what it stands in. */
+	struct stat parent;
+	if (fstatat(dir, ".", &parent, 0) < 0)
+		return error_errno(err, errno, "stat the folder of %s", name);
+	return remove_folder(dir, name, strchr(name, '/') ? st.st_dev : parent.st_dev, 0, err);
 }

@@ -56,5 +56,6 @@ ssize_t fd_recv(int socket, void *data, size_t size, int *fds, size_t max, size_
  * could have a hand. Returns a descriptor or -errno.
  */
 int fd_open_beneath(int dir, const char *path, int flags, mode_t mode);
-/* Remove dir/name with everything in it; follows no symbolic link, crosses no mount. Absent is success. */
+/* Remove dir/name with everything in it; follows no symbolic link, crosses into no other file system (-EXDEV). Absent is
+ * success. */
 int fd_remove_tree(int dir, const char *name, struct error *err);

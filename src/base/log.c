@@ -12,6 +12,9 @@
 #include "base/str.h"
 #include "base/time.h"
 
+#define LINE_MAX_ 65536
+#define LINE_CUT (LINE_MAX_ - 4096) /* room for the keys that follow */
+
 static const char *log_program = "akira";
 static bool log_json;
 static enum log_level log_minimum = LOG_INFO_;
@@ -30,17 +33,28 @@ char *log_number(char to[24], int64_t number)
 	return to;
 }
 
+/* UTF-8 of a C1 control: some terminals obey these too. */
+static bool is_c1(const char *p)
+{
+	return (unsigned char)p[0] == 0xc2 && (unsigned char)p[1] >= 0x80 && (unsigned char)p[1] <= 0x9f;
+}
+
 static void add_escaped(struct buf *line, const char *text)
 {
 	size_t size = strnlen(text, 8192);
 	_cleanup_free_ char *clean = str_to_utf8(text, size, NULL);
 
+	/* A value is cut where it would make the line too long: whoever chose it must not make the line disappear. */
 	for (const char *p = clean ? clean : "(no memory)"; *p; p++) {
 		unsigned char c = (unsigned char)*p;
+		if (line->size >= LINE_CUT && (c & 0xc0) != 0x80)
+			break;
 		if (c == '"' || c == '\\')
 			buf_addf(line, "\\%c", c);
 		else if (c < 0x20 || c == 0x7f)
 			buf_addf(line, "\\u%04x", c);
+		else if (is_c1(p))
+			buf_addf(line, "\\u%04x", (unsigned char)*++p);
 		else
 			buf_add(line, p, 1);
 	}
@@ -65,7 +79,7 @@ void log_event(enum log_level level, const char *event, ...)
 	if (level < log_minimum)
 		return;
 
-	_cleanup_buf_ struct buf line = { .max = 65536 };
+	_cleanup_buf_ struct buf line = { .max = LINE_MAX_ };
 	char now[TIME_TEXT_MAX];
 	time_iso(now, time_wall_ms());
 	if (log_json)

@@ -1,6 +1,7 @@
 #include "base/time.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -74,40 +75,66 @@ static int fraction_ms(const char **text, int *ms)
 	return 0;
 }
 
+/* Exactly count digits: -1 if there is anything else among them. */
+static int digits(const char *text, int count)
+{
+	int n = 0;
+
+	for (int i = 0; i < count; i++) {
+		if (text[i] < '0' || text[i] > '9')
+			return -1;
+		n = n * 10 + (text[i] - '0');
+	}
+	return n;
+}
+
 static int zone_ms(const char *text, int64_t *ms)
 {
-	int hours, minutes, used = 0;
-
 	*ms = 0;
 	if ((text[0] == 'Z' || text[0] == 'z') && text[1] == '\0')
 		return 0;
-	if (strlen(text) != 6 || (text[0] != '+' && text[0] != '-'))
+	if (strlen(text) != 6 || (text[0] != '+' && text[0] != '-') || text[3] != ':')
 		return -EINVAL;
-	if (sscanf(text + 1, "%2d:%2d%n", &hours, &minutes, &used) != 2 || used != 5 || hours > 23 || minutes > 59 ||
-	    hours < 0 || minutes < 0)
+	int hours = digits(text + 1, 2), minutes = digits(text + 4, 2);
+	if (hours < 0 || minutes < 0 || hours > 23 || minutes > 59)
 		return -EINVAL;
 	*ms = (int64_t)(hours * 60 + minutes) * 60000 * (text[0] == '-' ? -1 : 1);
 	return 0;
 }
 
+/* The first 19 characters; a day that its month has not got is none. A leap second is the next one's begin. */
+static int64_t head_seconds(const char *text)
+{
+	struct tm parts = {
+		.tm_year = digits(text, 4) - 1900, .tm_mon = digits(text + 5, 2) - 1, .tm_mday = digits(text + 8, 2),
+		.tm_hour = digits(text + 11, 2), .tm_min = digits(text + 14, 2), .tm_sec = digits(text + 17, 2),
+	};
+	int day = parts.tm_mday;
+
+	if (text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' || text[16] != ':')
+		return -1;
+	if (parts.tm_year < 70 || parts.tm_mon < 0 || parts.tm_mon > 11 || day < 1 || day > 31 || parts.tm_hour < 0 ||
+	    parts.tm_hour > 23 || parts.tm_min < 0 || parts.tm_min > 59 || parts.tm_sec < 0 || parts.tm_sec > 60)
+		return -1;
+	bool leap = parts.tm_sec == 60;
+	parts.tm_sec -= leap;
+	int64_t seconds = (int64_t)timegm(&parts);
+	return parts.tm_mday == day ? seconds + leap : -1;
+}
+
 int time_parse_iso(const char *text, int64_t *wall_ms)
 {
-	struct tm parts = { 0 };
+	int64_t seconds, zone;
 	int ms;
-	int64_t zone;
 
-	if (strlen(text) < 20 || text[4] != '-' || (text[10] != 'T' && text[10] != 't') || text[0] < '1' || text[0] > '9')
+	if (strlen(text) < 20)
 		return -EINVAL;
-	char head[20];
-	memcpy(head, text, 19);
-	head[19] = '\0';
-	head[10] = 'T';
-	const char *end = strptime(head, "%Y-%m-%dT%H:%M:%S", &parts);
-	if (!end || *end || parts.tm_year < 70)
-		return -EINVAL;
+	seconds = head_seconds(text);
 	text += 19;
-	if (fraction_ms(&text, &ms) < 0 || zone_ms(text, &zone) < 0)
+	if (seconds < 0 || fraction_ms(&text, &ms) < 0 || zone_ms(text, &zone) < 0)
 		return -EINVAL;
-	*wall_ms = (int64_t)timegm(&parts) * 1000 + ms - zone;
+	if (seconds * 1000 + ms < zone)
+		return -EINVAL; /* before 1970 */
+	*wall_ms = seconds * 1000 + ms - zone;
 	return 0;
 }
