@@ -303,6 +303,7 @@ int box_resume_held(struct box *box, struct error *err);  /* box is held by the 
 int box_pause_held(struct box *box, struct error *err);
 void paused_remove(struct sandboxes *s, const char *id);
 void *reaper_main(void *s);
+void *sampler_main(void *s);
 void *keeper_main(void *s);
 int recover(struct sandboxes *s, struct error *err);
 /* Its slot's counters: 0, or -errno where it has none (any more). */
@@ -329,7 +330,7 @@ struct sandboxes {
 
 	struct templates *templates;
 	struct net_rules *default_rules; /* of a sandbox that asks for none; pooled machines have them already */
-	pthread_t janitor, reaper, keeper;
+	pthread_t janitor, reaper, keeper, sampler;
 	bool threads;
 	pthread_mutex_t keeper_lock;
 	pthread_cond_t keeper_wake;

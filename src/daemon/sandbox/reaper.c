@@ -1,4 +1,7 @@
-/* Two threads that nobody waits for: the reaper keeps time, the keeper fills pools. */
+/*
+ * Three threads that nobody waits for: the reaper keeps time, the keeper fills pools, the sampler takes figures. Only
+ * the last one asks guests, so that a guest that does not answer holds up nobody's deadline.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,9 +101,17 @@ static void tend(struct box *box, int64_t now)
 	else if (due.idle)
 		box_end(box, "idle", "nothing was asked of it for idle_timeout_seconds");
 	execs_check_deadlines(box, now);
-	if (now - box->sample_ms >= SAMPLE_MS)
-		box_sample(box, now);
-	if (time_wall_ms() - (int64_t)box->used_until_ms >= BOOK_MS)
+}
+
+static void take_figures(struct box *box)
+{
+	pthread_mutex_lock(&box->lock);
+	bool sample = time_mono_ms() - box->sample_ms >= SAMPLE_MS;
+	bool book = time_wall_ms() - (int64_t)box->used_until_ms >= BOOK_MS;
+	pthread_mutex_unlock(&box->lock);
+	if (sample)
+		box_sample(box, time_mono_ms());
+	if (book)
 		box_book_usage(box, time_wall_ms());
 }
 
@@ -115,14 +126,37 @@ static void purge(struct sandboxes *s)
 	templates_trim(s);
 }
 
+static void tick(void)
+{
+	struct timespec moment = { .tv_nsec = TICK_MS * 1000000L };
+	nanosleep(&moment, NULL);
+}
+
+void *sampler_main(void *context)
+{
+	struct sandboxes *s = context;
+
+	while (!is_closing(s)) {
+		size_t count;
+		struct box **all = box_all(s, &count);
+		for (size_t i = 0; all && i < count; i++) {
+			if (!is_closing(s))
+				take_figures(all[i]);
+			box_put(all[i]);
+		}
+		free(all);
+		tick();
+	}
+	return NULL;
+}
+
 void *reaper_main(void *context)
 {
 	struct sandboxes *s = context;
 	int64_t purged = time_mono_ms();
 
 	while (!is_closing(s)) {
-		struct timespec tick = { .tv_nsec = TICK_MS * 1000000L };
-		nanosleep(&tick, NULL);
+		tick();
 		size_t count;
 		struct box **all = box_all(s, &count);
 		for (size_t i = 0; all && i < count; i++) {

@@ -57,6 +57,8 @@ static int start_threads(struct sandboxes *s, struct error *err)
 		r = pthread_create(&s->reaper, NULL, reaper_main, s);
 	if (r == 0)
 		r = pthread_create(&s->keeper, NULL, keeper_main, s);
+	if (r == 0)
+		r = pthread_create(&s->sampler, NULL, sampler_main, s);
 	if (r != 0)
 		return error_errno(err, r, "no threads for the domain"); /* the program ends with this */
 	s->threads = true;
@@ -153,6 +155,7 @@ void sandboxes_close(struct sandboxes *s)
 	keeper_ask(s);
 	if (s->threads) {
 		pthread_join(s->keeper, NULL);
+		pthread_join(s->sampler, NULL);
 		pthread_join(s->reaper, NULL);
 		pthread_join(s->janitor, NULL);
 	}
