@@ -156,6 +156,7 @@ void resolver_stop(struct resolver *r)
 void resolver_drain(int udp, int tcp)
 {
 	char byte;
+	fd_set_nonblock(tcp, 1); /* the launcher made them so; to wait here for ever would hold up every slot */
 	for (int i = 0; i < 100000 && recv(udp, &byte, 1, MSG_DONTWAIT) >= 0; i++)
 		;
 	for (int i = 0; i < 1000; i++) {

@@ -26,7 +26,7 @@ int resolver_start(const struct net_service_config *config, resolver_pin *pin, v
 		   struct error *err);
 void resolver_stop(struct resolver *resolver);
 
-/* Throw away what waits in a slot's sockets (non-blocking ones). */
+/* Throw away what waits in a slot's sockets; leaves the listening one non-blocking. */
 void resolver_drain(int udp, int tcp);
 /* guest: the only address that is answered. Duplicates the descriptors, copies the rules. -EEXIST. */
 int resolver_add(struct resolver *resolver, uint32_t slot, uint32_t guest, int udp, int tcp,

@@ -3,7 +3,9 @@
  * tap, a veth to the host and its rules. The guest's and the gateway's addresses and MACs are the same in every slot,
  * so that one template fits all. Everything is denied until a policy is applied.
  *
- * Theory of operation: docs in src/launch/net/rules.h (what is filtered where) and slot.h (what a slot is made of).
+ * Theory of operation: rules.h (what is filtered where) and slot.h (what a slot is made of). A slot keeps three descriptors
+ * open: RLIMIT_NOFILE must fit. SIGCHLD must not be ignored, nor children be reaped by another thread meanwhile: nft
+ * runs as a child. Linux 5.10 or newer.
  *
  * One thread calls these. None changes the network namespace of its caller. Addresses are IPv4 in host order; errors
  * are 0 or -errno with err filled.
@@ -21,7 +23,7 @@ struct net_config {
 	const char *uplink; /* interface that leads out; "" or NULL: that of the default route, looked up at net_init */
 	uint32_t net_base;  /* start of a /16 from which each slot takes a /31 (two addresses) */
 	const char *tag;    /* 1..6 of [0-9a-z], one per installation: goes into the names of links and tables */
-	const char *run_dir; /* existing folder of root's own; namespaces are held in run_dir/net */
+	const char *run_dir; /* existing folder of root's own: a lock lies in it, so that two launchers cannot sweep each other */
 };
 
 struct net_slot {
@@ -36,7 +38,9 @@ struct net_slot {
 /*
  * To be called first. Checks what the kernel and nft can do (-EOPNOTSUPP names what is missing), keeps a copy of the
  * configuration, lays down the host's table "akira-TAG" and turns on forwarding on the host if there is an uplink and
- * it is off (logged). A host without an uplink is fine: packets have nowhere to go.
+ * it is off (logged; for that interface alone, not ip_forward). A host without an uplink is fine: packets have nowhere
+ * to go. Other tables of the host are not touched: a firewall of its own that drops forwarded packets must let those of
+ * the links "ak-TAG-*" pass.
  */
 int net_init(const struct net_config *config, struct error *err);
 /*
@@ -48,13 +52,13 @@ uint32_t net_sweep(void);
 void net_end(void);
 
 /*
- * Make the slot, deny-all. -EEXIST if it exists. On success the descriptors in *out are the caller's, also a second
- * time for the same slot by net_slot_reset's caller: they stay valid over a reset.
+ * Make the slot, deny-all. -EEXIST if it exists. On success the descriptors in *out are the caller's; they stay good
+ * over a reset, and keep the namespace alive until they are closed.
  */
 int net_slot_make(uint32_t slot, struct net_slot *out, struct error *err);
 /*
  * The tap's descriptor for `-netdev tap,fd=N`: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, single queue. It stays the slot's;
- * the VM process gets a duplicate. -ENOENT: no such slot.
+ * the VM process gets a duplicate. Another one after a reset. -ENOENT: no such slot.
  */
 int net_slot_tap(uint32_t slot);
 /*
@@ -69,7 +73,10 @@ int net_slot_policy(uint32_t slot, const struct policy *policy, struct error *er
 int net_slot_pin(uint32_t slot, uint32_t address, uint32_t ttl, struct error *err);
 /* Since the slot was made or reset. repaired is cleared by reading it. */
 int net_slot_counters(uint32_t slot, struct policy_counters *counters, struct error *err);
-/* Back to a fresh slot: deny-all, no pins, no flows, no neighbours, counters zero. */
+/*
+ * Back to a fresh slot: a new tap, deny-all, no pins, no flows, no neighbours, counters zero. -EBUSY: a VM still holds
+ * the old tap. After a failure destroy the slot.
+ */
 int net_slot_reset(uint32_t slot, struct error *err);
 /* Remove it with everything in it. A slot that does not exist: 0. */
 int net_slot_destroy(uint32_t slot, struct error *err);
