@@ -62,6 +62,7 @@ static const struct setting settings[] = {
 	TEXT_AT("network", "net_base", net_base, "10.231.0.0", "start of a /16 for the sandboxes' host ends"),
 	TEXT_AT("network", "upstreams", upstreams, "", "resolvers to ask, at most 3; empty: those of /etc/resolv.conf"),
 	NUMBER_AT("audit", "retention_days", audit_retention_days, 0, 36500, "0", "older audit records go; 0: none"),
+	TEXT_AT("audit", "file", audit_file, "", "a copy of the audit log, JSON lines; empty: none. It may be rotated"),
 	CHOICE_AT("log", "format", log_format, "auto|json|text", "auto", "auto: text on a terminal"),
 	CHOICE_AT("log", "level", log_level, "debug|info|warn|error", "info", ""),
 };

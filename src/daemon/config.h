@@ -37,6 +37,7 @@ struct config {
 	char uplink[32], net_base[32], upstreams[CONFIG_TEXT];
 	/* audit */
 	uint64_t audit_retention_days;
+	char audit_file[CONFIG_TEXT];
 	/* log */
 	char log_format[8], log_level[8];
 

@@ -22,6 +22,7 @@
 #include "base/time.h"
 #include "daemon/admin.h"
 #include "daemon/api/api.h"
+#include "daemon/audit_copy.h"
 #include "daemon/auth/auth.h"
 #include "daemon/config.h"
 #include "daemon/privileges.h"
@@ -29,6 +30,7 @@
 #include "doctor/doctor.h"
 #include "doctor/kvm_probe.h"
 
+#define TICK_MS 2000
 #define FLUSH_MS 10000
 #define GRACE_MS 5000
 
@@ -44,6 +46,8 @@ struct daemon {
 	struct net_service *net;
 	struct sandboxes *sandboxes;
 	struct api_server *api;
+	struct audit_copy *audit_copy;
+	int64_t flushed_ms;
 };
 
 /* ---- as root ---- */
@@ -256,6 +260,8 @@ static int open_all(struct daemon *d, struct error *err)
 	int r = store_open(d->config.data_dir, &d->store, err);
 	if (r == 0)
 		r = first_start(d, err);
+	if (r == 0 && d->config.audit_file[0])
+		r = audit_copy_open(d->store, d->config.audit_file, &d->audit_copy, err);
 	if (r == 0)
 		r = auth_new(d->store, NULL, &d->auth, err);
 	if (r == 0)
@@ -263,6 +269,15 @@ static int open_all(struct daemon *d, struct error *err)
 	if (r == 0)
 		r = open_api(d, err);
 	return r;
+}
+
+static void copy_audit(struct daemon *d)
+{
+	struct error err = { 0 };
+	static struct log_limit limit;
+
+	if (d->audit_copy && audit_copy_follow(d->audit_copy, &err) < 0 && log_allowed(&limit, 1, 60))
+		log_error("audit_not_copied", "error", err.text, "effect", "it is tried again; the store has every record");
 }
 
 static void close_all(struct daemon *d)
@@ -278,6 +293,8 @@ static void close_all(struct daemon *d)
 	net_service_stop(d->net);
 	images_close(d->images);
 	auth_free(d->auth);
+	copy_audit(d);
+	audit_copy_close(d->audit_copy);
 	store_close(d->store);
 	launcher_free(d->launcher);
 	fd_close(&d->lock);
@@ -303,6 +320,10 @@ static void tick(struct daemon *d)
 	int64_t days = (int64_t)d->config.audit_retention_days;
 	static int64_t pruned;
 
+	copy_audit(d);
+	if (time_mono_ms() - d->flushed_ms < FLUSH_MS)
+		return;
+	d->flushed_ms = time_mono_ms();
 	if (auth_flush(d->auth, &err) < 0)
 		log_warn("limits_not_stored", "error", err.text);
 	if (days == 0 || (pruned && time_mono_ms() - pruned < 3600 * 1000))
@@ -322,7 +343,7 @@ static int serve(struct daemon *d, int signals)
 			{ .fd = signals, .events = POLLIN },
 			{ .fd = launcher_watch_fd(d->launcher), .events = POLLIN },
 		};
-		int ready = poll(pollers, 2, FLUSH_MS);
+		int ready = poll(pollers, 2, TICK_MS);
 		if (ready == 0)
 			tick(d);
 		if (launcher_gone(d->launcher) || (ready > 0 && pollers[1].revents)) {

@@ -244,6 +244,34 @@ static struct start *start_new(struct sandboxes *s, const struct sandbox_spec *s
 	return start;
 }
 
+/*
+ * While the host has plenty everybody may take. Of its last fifth an organisation may take only up to its even share of
+ * the whole among those that have sandboxes, so that one cannot shut the others out.
+ */
+static int check_share(struct sandboxes *s, const char *org, uint64_t more, struct error *err)
+{
+	uint64_t own = more, sum = more;
+	size_t others = 0, count;
+	struct box **all = box_all(s, &count);
+
+	for (size_t i = 0; all && i < count; i++) {
+		uint64_t bytes = (uint64_t)all[i]->row.memory_mib << 20;
+		bool first = true;
+		sum += bytes;
+		if (strcmp(all[i]->org, org) == 0)
+			own += bytes;
+		for (size_t k = 0; k < i && first; k++)
+			first = strcmp(all[k]->org, all[i]->org) != 0;
+		others += first && strcmp(all[i]->org, org) != 0;
+	}
+	for (size_t i = 0; all && i < count; i++)
+		box_put(all[i]);
+	free(all);
+	if (others == 0 || sum <= s->budget / 5 * 4 || own <= s->budget / (others + 1))
+		return 0;
+	return error_set(err, EAGAIN, "the host is nearly full and the organisation has its share of it");
+}
+
 static int admit(struct start *start, const struct sandbox_actor *actor, const struct sandbox_spec *spec,
 		 struct store_sandbox *row, struct error *err)
 {
@@ -252,6 +280,8 @@ static int admit(struct start *start, const struct sandbox_actor *actor, const s
 	if (s->closing)
 		return error_set(err, EAGAIN, "the service is shutting down");
 	int r = disk_room(&s->disk, 0, err);
+	if (r == 0)
+		r = check_share(s, actor->org->id, (uint64_t)start->shape.memory_mib << 20, err);
 	if (r < 0)
 		return r;
 	if (start->disk < 0)
