@@ -23,15 +23,21 @@
 #define LINGERING_MAX 512     /* commands that ended while something holds their output */
 #define PTY_SETTLE_MS 30      /* a terminal hands its last bytes on from a kernel thread */
 #define DISCARD_ROUNDS 4
+#define PAUSE_MS 2            /* between two reads of little */
+#define PAUSE_BELOW 16384
 
 /*
  * Theory of operation. While a stream listens, output is read as credit allows. When the main process has ended, what
  * is in the pipes at that moment is still sent (`rest`), then EXIT. From then on, or when nobody listens any more,
  * output is read and thrown away until its last writer is gone, and only then is the structure.
+ *
+ * A writer of small pieces would be interrupted at each of them, as the agent has priority. So after a read of little
+ * the pipe is left alone for a moment, and not even watched, while it fills. The first piece is never held up.
  */
 struct output {
 	struct watch watch;
-	bool readable, hung_up;
+	bool readable, hung_up, enlarged;
+	int64_t paused_until; /* CLOCK_MONOTONIC, ms; 0: not paused */
 	int64_t rest; /* bytes to send before EXIT; -1: not known yet; for a terminal: 1 until it is dry */
 };
 
@@ -207,12 +213,43 @@ static void note_read(struct command *c, struct output *out, ssize_t n, size_t a
 		out->readable = false; /* a short read emptied the pipe; more of it is a new event */
 }
 
+static void pause_output(struct agent *a, struct output *out)
+{
+	/* Timers may be as coarse as 10 ms; a default pipe would be full, and its writer idle, long before. */
+	if (!out->enlarged)
+		fcntl(out->watch.fd, F_SETPIPE_SZ, GUEST_WINDOW);
+	out->enlarged = true;
+	out->paused_until = time_mono_ms() + PAUSE_MS;
+	loop_change(&a->loop, &out->watch, 0);
+}
+
+static void end_pause(struct agent *a, struct output *out)
+{
+	if (out->paused_until != 0 && out->watch.fd >= 0)
+		loop_change(&a->loop, &out->watch, EPOLLIN);
+	out->paused_until = 0;
+}
+
+/* True while paused. The end of the command ends the pause. */
+static bool is_paused(struct agent *a, struct command *c, struct output *out)
+{
+	if (out->paused_until == 0)
+		return false;
+	if (!c->exited && time_mono_ms() < out->paused_until) {
+		if (a->wake_at == 0 || out->paused_until < a->wake_at)
+			a->wake_at = out->paused_until;
+		return true;
+	}
+	end_pause(a, out);
+	return false;
+}
+
 static bool send_output(struct agent *a, struct command *c, uint8_t channel)
 {
 	struct output *out = &c->out[channel];
 	size_t room;
 
-	if (!out->readable)
+	if (is_paused(a, c, out) || !out->readable)
 		return false;
 	void *to = session_room(&a->session, c->job.stream, &room);
 	if (!to)
@@ -226,6 +263,8 @@ static bool send_output(struct agent *a, struct command *c, uint8_t channel)
 	session_data(&a->session, c->job.stream, channel, (size_t)n);
 	if (!c->terminal && out->rest > 0)
 		out->rest -= n;
+	if (!c->terminal && !c->exited && n < PAUSE_BELOW && out->watch.fd >= 0)
+		pause_output(a, out);
 	return true;
 }
 
@@ -234,6 +273,7 @@ static bool discard_output(struct agent *a, struct command *c, struct output *ou
 	char waste[16384];
 	bool did = false;
 
+	end_pause(a, out);
 	for (int i = 0; i < DISCARD_ROUNDS && out->readable; i++) {
 		ssize_t n = read(out->watch.fd, waste, sizeof(waste));
 		note_read(c, out, n, sizeof(waste));

@@ -24,6 +24,14 @@ int loop_add(struct loop *loop, struct watch *watch, int fd, uint32_t events, vo
 	return -code;
 }
 
+void loop_change(struct loop *loop, struct watch *watch, uint32_t events)
+{
+	struct epoll_event event = { .events = events | EPOLLET, .data.ptr = watch };
+
+	/* Fails only for a descriptor that is not there. */
+	epoll_ctl(loop->epoll, EPOLL_CTL_MOD, watch->fd, &event);
+}
+
 void loop_drop(struct watch *watch)
 {
 	watch->ready = NULL;

@@ -93,12 +93,11 @@ static void reset(void *ctx, bool lost, bool keep)
 {
 	struct agent *a = ctx;
 
-	if (a->phase == GUEST_BOOTED)
-		return;
+	a->thawing = NULL;
 	for (struct job *job = a->jobs; job; job = job->next)
 		if (!job->gone && job->stream)
 			job->forget(a, job);
-	if (lost)
+	if (lost || a->phase == GUEST_BOOTED)
 		return;
 	work_forget(a);
 	if (!keep)

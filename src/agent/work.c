@@ -211,7 +211,6 @@ int work_request(struct agent *a, struct stream *stream, const struct request *r
 
 void work_forget(struct agent *a)
 {
-	a->thawing = NULL;
 	if (a->freezing)
 		a->thaw_wanted = true;
 	else if (a->frozen)

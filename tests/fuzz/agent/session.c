@@ -240,7 +240,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	do
 		drain(SIZE_MAX);
 	while (session_in(&session, &(size_t){ 0 }) && session_out(&session, &(size_t){ 0 }));
-	feed(zeros, sizeof(zeros));
+	if (session.in_end > session.in_start)
+		feed(zeros, sizeof(zeros));
 	drain(SIZE_MAX);
 	send_hello(0);
 	CHECK(session.greeted);

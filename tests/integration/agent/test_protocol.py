@@ -137,6 +137,19 @@ def test_hello_in_data_is_data(vm):
     assert s.exit() == (0, 0) and int(s.output[0]) == 3 * len(hello)
 
 
+def test_hello_forgets_slow_requests(own_vm):
+    own_vm.hello()
+    for _ in range(3):
+        warm = own_vm.open(WARM)
+        own_vm.hello()
+        assert own_vm.request(SETUP, fresh=1) == {} if own_vm.hello()["phase"] == 0 else True
+    own_vm.personalise()
+    own_vm.open(FREEZE), own_vm.open(THAW)
+    assert own_vm.hello()["phase"] == 2
+    assert own_vm.run("echo x >/tmp/x; sync; echo on").stdout == "on\n"
+    assert own_vm.request(PING) == {} and not warm.ended
+
+
 def test_many_small_requests(vm):
     streams = []
     for _ in range(2000):

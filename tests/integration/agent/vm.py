@@ -74,12 +74,13 @@ class Stream:
     def __init__(self, vm, number):
         self.vm, self.id = vm, number
         self.frames = []              # (type, fields) that nobody took yet
-        self.output = [b"", b""]
+        self.output = [bytearray(), bytearray()]
         self.eof = False
         self.ended = False
         self.in_credit = WINDOW       # bytes we may still send
         self.out_window = WINDOW      # bytes the guest may still send
         self.auto_credit = True
+        self.owed = 0                 # bytes taken and not yet given back
 
     def wait(self, condition, what, bound=BOUND):
         deadline = time.monotonic() + bound
@@ -265,7 +266,10 @@ class VM:
             assert stream.out_window >= 0, "the guest went over its window"
             stream.output[channel] += payload
             if stream.auto_credit:
-                stream.credit(len(payload))
+                stream.owed += len(payload)
+                if stream.owed >= WINDOW // 4:
+                    stream.credit(stream.owed)
+                    stream.owed = 0
         elif kind == EOF:
             stream.eof = True
         elif kind == CREDIT:
