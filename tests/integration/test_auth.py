@@ -232,10 +232,11 @@ def test_l02_and_takes_as_long(world, things):
 def test_l03_lists_show_only_ones_own(world, things):
     other = world.admin.as_key(world.keys["other"])
     world.admin.box(things["sbx_"]).run("echo private")
-    for path in ("/v1/sandboxes/list", "/v1/sandboxes/logs", "/v1/snapshots/list", "/v1/keys", "/v1/usage", "/v1/audit"):
+    for path in ("/v1/sandboxes/list", "/v1/sandboxes/logs", "/v1/snapshots/list", "/v1/keys", "/v1/usage"):
         text = other.get(path).body.decode()
         for identifier in things.values():
             assert identifier not in text, path
+    assert {row["organisation_id"] for row in other.get("/v1/audit").json["data"]} == {world.other}
     assert other.get("/v1/sandboxes/logs", query={"sandbox_id": things["sbx_"]}).status in (200, 404)
     assert things["sbx_"] not in other.get("/v1/sandboxes/logs", query={"sandbox_id": things["sbx_"]}).body.decode()
     for query in ({"organisation_id": "org_" + "0" * 22}, {"org": "x"}):
@@ -277,10 +278,11 @@ def test_l05_an_open_stream_ends_with_its_key(world, things):
         items = iter(stream)
         next(items)
         assert world.admin.delete(f"/v1/keys/{made['id']}").status == 200
-        begin = time.monotonic()
-        rest = [item for _, item in items]
-        assert time.monotonic() - begin < 20
-    assert any("error" in item for item in rest) or not any(item.get("exit_code") == 0 for item in rest)
+        begin, rest = time.monotonic(), []
+        for _, item in items:
+            rest.append(item)
+            assert time.monotonic() - begin < 15, "the stream goes on although its key was revoked"
+    assert not any(item.get("exit_code") == 0 for item in rest)
 
 
 def test_l05_revoke_against_create(world):
@@ -349,7 +351,7 @@ def test_l07_an_address_that_guesses_is_slowed(world):
 
 
 def test_l07_the_rate_of_a_tier(world):
-    org = world.admin.post("/v1/organisations", {"name": "slow", "tier": "beta", "limits": {"requests_per_minute": 10}})
+    org = world.admin.post("/v1/organisations", {"name": "slow", "tier": "enterprise", "limits": {"requests_per_minute": 10}})
     assert org.status == 201, org
     made = world.make("slow", [READ, WRITE], organisation_id=org.json["id"])
     api = world.admin.as_key(made["key"])
@@ -376,10 +378,28 @@ def test_the_count_of_sandboxes_of_an_organisation(world):
         refused(api.post(box.path("snapshot"), {}), 429, "quota_exceeded")
         refused(api.post(box.path("clone"), {}), 429, "quota_exceeded")
     wait_until(lambda: not api.live(), "it is gone")
-    refused(api.create(expect=429, resources={"memory": 2048}), 429, "quota_exceeded")
+    answer = api.post("/v1/sandboxes/create", {"image": "tiny", "resources": {"memory": 2048}})
+    assert answer.status in (400, 429) and "memory" in answer.message, answer
     with api.create():
         pass
     api.delete("/v1/snapshots/delete-all")
+
+
+def test_the_count_of_commands_at_once(world):
+    """Over the bound of an organisation: 429, and the sandbox serves on."""
+    import concurrent.futures
+
+    org = world.admin.post("/v1/organisations", {"name": "calm", "tier": "enterprise", "limits": {"executions": 3}})
+    made = world.make("calm", [READ, WRITE], organisation_id=org.json["id"])
+    with world.admin.as_key(made["key"]).create() as box:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: box.execute("sleep 3", timeout=30), range(8)))
+        assert sorted({answer.status for answer in answers}) == [200, 429], answers
+        assert sum(answer.status == 200 for answer in answers) == 3
+        for answer in answers:
+            if answer.status == 429:
+                refused(answer, 429, "quota_exceeded")
+        assert box.out("echo on") == "on\n"
 
 
 def test_g09_restoring_what_is_anothers(world, things):

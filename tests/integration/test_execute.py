@@ -56,8 +56,9 @@ def test_quoting_survives(box, text):
 
 
 def test_a_long_command_line(box):
-    text = "x" * 100_000
-    assert box.out(f"printf %s {text} | wc -c").strip() == "100000"
+    text = "x" * 60_000
+    assert box.out(f"printf %s {text} | wc -c").strip() == "60000"
+    refused(box.execute(f"echo {text}{text}"), 400, "invalid_request", "command")
 
 
 def test_many_lines_in_one_command(box):
@@ -226,19 +227,6 @@ def test_twenty_at_once(box):
     for number, result in enumerate(results):
         assert (result["stdout"], result["stderr"], result["exit_code"]) == (f"{number}\n", f"e{number}\n", number)
     assert len({result["id"] for result in results}) == 20
-
-
-def test_more_at_once_than_are_allowed(box):
-    """Over the bound of one sandbox: 429, and it serves on."""
-    with concurrent.futures.ThreadPoolExecutor(48) as pool:
-        answers = list(pool.map(lambda _: box.execute("sleep 4", timeout=30), range(48)))
-    statuses = sorted({answer.status for answer in answers})
-    assert statuses == [200, 429], statuses
-    assert sum(answer.status == 200 for answer in answers) >= 32
-    for answer in answers:
-        if answer.status == 429:
-            refused(answer, 429, "quota_exceeded")
-    assert box.out("echo on") == "on\n"
 
 
 def test_a_client_that_goes_away_does_not_hold_the_sandbox(box):

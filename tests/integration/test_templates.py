@@ -21,24 +21,23 @@ def template_folders(daemon):
     return sorted(found)
 
 
-def files_of(daemon):
-    return {path.stat().st_size: path for folder in template_folders(daemon) for path in folder.iterdir() if path.is_file()}
+def newest(daemon, name):
+    """A file of the template that was used last: older ones may lie beside it."""
+    found = sorted(template_folders(daemon), key=lambda folder: folder.stat().st_mtime_ns)
+    assert found, "no template is on disk"
+    return found[-1] / name
 
 
 def memory_file(daemon):
-    return files_of(daemon)[max(files_of(daemon))]
+    return newest(daemon, "ram")
 
 
 def state_file(daemon):
-    """The device state: neither RAM nor the text of the manifest."""
-    others = [path for path in files_of(daemon).values() if path != memory_file(daemon) and path != manifest(daemon)]
-    return max(others, key=lambda path: path.stat().st_size) if others else memory_file(daemon)
+    return newest(daemon, "state")
 
 
 def manifest(daemon):
-    found = [path for folder in template_folders(daemon) for path in folder.iterdir() if "manifest" in path.name]
-    assert found, template_folders(daemon)
-    return found[0]
+    return newest(daemon, "manifest.json")
 
 
 def flip(path, offset=None):

@@ -111,7 +111,10 @@ class Api:
         else:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout, source_address=source)
         try:
-            connection.request(method, path, body=body, headers=head)
+            try:
+                connection.request(method, path, body=body, headers=head)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # a server may answer before it has read all, and close: the answer is what counts
             return connection, connection.getresponse()
         except BaseException:
             connection.close()

@@ -26,6 +26,9 @@ numbers = itertools.count(os.getpid() % 24)
 
 
 def program(name):
+    """Of the build under test; AKIRA_TEST_DAEMON names another file for akirad itself."""
+    if name == "akirad" and os.environ.get("AKIRA_TEST_DAEMON"):
+        return Path(os.environ["AKIRA_TEST_DAEMON"])
     for path in (BUILD / "src/daemon" / name, BUILD / "src/cli" / name, BUILD / "src/launch" / name, BUILD / "src" / name):
         if path.is_file():
             return path
@@ -50,7 +53,7 @@ class Daemon:
         self.run = self.root / "run"
         self.reports = self.root / "reports"
         self.cache = Path(cache_dir) if cache_dir else CACHE
-        self.log = self.root / "akirad.log"
+        self.log = self.root / "log"
         self.port, self.metrics_port = free_port(), free_port()
         self.environment = environment or {}
         self.process = None
@@ -60,7 +63,7 @@ class Daemon:
             folder.mkdir(parents=True, exist_ok=True)
         # akirad writes there after it has dropped its privileges.
         self.reports.chmod(0o1777)
-        self.config = self.root / "akirad.conf"
+        self.config = self.root / "settings.conf"
         number = next(numbers)
         self.settings = {
             "server": {"listen": f"127.0.0.1:{self.port}", "metrics_listen": f"127.0.0.1:{self.metrics_port}"},
@@ -196,7 +199,7 @@ class Daemon:
             key = self.key
         return Api("127.0.0.1", self.port, key)
 
-    def tail(self, lines=60):
+    def tail(self, lines=30):
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         # Good requests say nothing about what went wrong.
         kept = [line for line in text.splitlines() if '"http_request"' not in line or '"status":"2' not in line]
