@@ -25,7 +25,8 @@ int address_parse(const char *text, struct policy_cidr *cidr, struct error *err)
 	uint64_t prefix = 32;
 	struct in_addr address;
 	if (strchr(text, ':'))
-		return error_set(err, EINVAL, "IPv6 is off inside sandboxes, so there is nothing to allow or deny in it");
+		return error_set(err, EINVAL,
+				 "IPv6 is off inside sandboxes, so there is nothing to allow or deny in it");
 	if (slash && (str_u64(slash + 1, 0, 32, &prefix) < 0 || (slash[1] == '0' && slash[2] != '\0')))
 		return error_set(err, EINVAL, "the prefix must be 0 to 32");
 	if (size >= sizeof(quad))

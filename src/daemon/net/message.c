@@ -182,8 +182,8 @@ static int walk_once(struct walk *walk)
 			if (walk->answer->count < MESSAGE_ADDRESSES_MAX)
 				walk->answer->addresses[walk->answer->count++] = ns_get32(ns_rr_rdata(record));
 		} else if (ns_rr_type(record) == ns_t_cname && walk->answer->count == 0) {
-			if (ns_name_uncompress(ns_msg_base(walk->message), ns_msg_end(walk->message), ns_rr_rdata(record),
-					       target, sizeof(target)) < 0)
+			if (ns_name_uncompress(ns_msg_base(walk->message), ns_msg_end(walk->message),
+					       ns_rr_rdata(record), target, sizeof(target)) < 0)
 				return 0;
 			take_ttl(walk->answer, ns_rr_ttl(record));
 			for (char *c = target; *c; c++)

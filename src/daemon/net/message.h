@@ -11,25 +11,35 @@
 #define MESSAGE_QUERY_MAX 512   /* of a guest; more is not a question that we answer */
 #define MESSAGE_ANSWER_MAX 1232 /* of an upstream: what we tell it by EDNS0 */
 #define MESSAGE_NAME_MAX 253
-#define MESSAGE_WIRE_MAX 260    /* name of 255 bytes, type, class */
+#define MESSAGE_WIRE_MAX 260     /* name of 255 bytes, type, class */
 #define MESSAGE_ADDRESSES_MAX 15 /* so that every reply fits 512 bytes */
 
 enum message_rcode {
-	MESSAGE_OK = 0, MESSAGE_FORMERR = 1, MESSAGE_SERVFAIL = 2, MESSAGE_NXDOMAIN = 3, MESSAGE_NOTIMP = 4,
+	MESSAGE_OK = 0,
+	MESSAGE_FORMERR = 1,
+	MESSAGE_SERVFAIL = 2,
+	MESSAGE_NXDOMAIN = 3,
+	MESSAGE_NOTIMP = 4,
 	MESSAGE_REFUSED = 5,
 };
 
 enum message_type {
-	MESSAGE_A = 1, MESSAGE_CNAME = 5, MESSAGE_PTR = 12, MESSAGE_AAAA = 28, MESSAGE_OPT = 41, MESSAGE_SVCB = 64,
+	MESSAGE_A = 1,
+	MESSAGE_CNAME = 5,
+	MESSAGE_PTR = 12,
+	MESSAGE_AAAA = 28,
+	MESSAGE_OPT = 41,
+	MESSAGE_SVCB = 64,
 	MESSAGE_HTTPS = 65,
 };
 
 struct message_question {
 	uint16_t id, type, class;
 	bool recursion_desired;
-	char name[MESSAGE_NAME_MAX + 1]; /* lower case, no dot at the end; "" for the root or one that no rule can match */
-	uint8_t wire[MESSAGE_WIRE_MAX];  /* the question as it was asked */
-	size_t wire_size;                /* 0: the message was too broken to repeat its question */
+	char name[MESSAGE_NAME_MAX +
+		  1]; /* lower case, no dot at the end; "" for the root or one that no rule can match */
+	uint8_t wire[MESSAGE_WIRE_MAX]; /* the question as it was asked */
+	size_t wire_size;               /* 0: the message was too broken to repeat its question */
 };
 
 /*
@@ -44,7 +54,7 @@ size_t message_query_make(uint8_t *to, uint16_t id, const char *name);
 struct message_answer {
 	int rcode;
 	bool truncated;
-	uint32_t ttl;                          /* the least of the chain's, seconds; not clamped */
+	uint32_t ttl; /* the least of the chain's, seconds; not clamped */
 	size_t count;
 	uint32_t addresses[MESSAGE_ADDRESSES_MAX]; /* host order, all that the name leads to, also blocked ones */
 };

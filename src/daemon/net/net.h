@@ -37,7 +37,7 @@ struct net_request {
 	size_t allow_count;
 	const char *const *deny;
 	size_t deny_count;
-	int64_t bandwidth_mbps;   /* 0: absent; otherwise 1..NET_BANDWIDTH_MAX */
+	int64_t bandwidth_mbps; /* 0: absent; otherwise 1..NET_BANDWIDTH_MAX */
 };
 
 struct net_rules;

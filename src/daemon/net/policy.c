@@ -15,7 +15,8 @@ static bool label_ok(const char *label, size_t size)
 	if (size < 1 || size > 63 || label[0] == '-' || label[size - 1] == '-')
 		return false;
 	for (size_t i = 0; i < size; i++)
-		if (!islower((unsigned char)label[i]) && !isdigit((unsigned char)label[i]) && label[i] != '-' && label[i] != '_')
+		if (!islower((unsigned char)label[i]) && !isdigit((unsigned char)label[i]) && label[i] != '-' &&
+		    label[i] != '_')
 			return false;
 	return true;
 }
@@ -36,7 +37,8 @@ int policy_name_normalise(char *to, const char *from, struct error *err)
 	for (const char *label = to;;) {
 		size_t length = strcspn(label, ".");
 		if (!label_ok(label, length))
-			return error_set(err, EINVAL, "a name is labels of 1 to 63 letters, digits, '-' or '_', with dots between");
+			return error_set(err, EINVAL,
+					 "a name is labels of 1 to 63 letters, digits, '-' or '_', with dots between");
 		if (label[length] == '\0')
 			return 0;
 		label += length + 1;
@@ -48,7 +50,8 @@ static bool name_matches(const struct policy_name *rule, const char *name)
 	if (!rule->below)
 		return strcmp(rule->text, name) == 0;
 	size_t rule_size = strlen(rule->text), size = strlen(name);
-	return size > rule_size + 1 && name[size - rule_size - 1] == '.' && strcmp(name + size - rule_size, rule->text) == 0;
+	return size > rule_size + 1 && name[size - rule_size - 1] == '.' &&
+	       strcmp(name + size - rule_size, rule->text) == 0;
 }
 
 static bool any_matches(const struct policy_name *rules, size_t count, const char *name)
@@ -92,8 +95,9 @@ static int add_cidr(const struct list *list, const char *text, struct error *err
 		return rc;
 	for (size_t i = 0; list->allow && i < ADDRESS_BLOCKED_COUNT; i++)
 		if (address_within(&cidr, &address_blocked[i]))
-			return error_set(err, EINVAL, "private, link-local, metadata, multicast and reserved addresses "
-						      "stay blocked and cannot be allowed");
+			return error_set(err, EINVAL,
+					 "private, link-local, metadata, multicast and reserved addresses "
+					 "stay blocked and cannot be allowed");
 	if (*list->cidr_count == NET_CIDRS_MAX)
 		return error_set(err, EINVAL, "at most %d addresses and ranges", NET_CIDRS_MAX);
 	list->cidrs[(*list->cidr_count)++] = cidr;
@@ -141,10 +145,22 @@ static int parse_plain(const struct net_request *request, struct policy *numbers
 
 static int parse(const struct net_request *request, struct net_rules *rules, struct error *err)
 {
-	struct list allow = { "allow", request->allow, request->allow_count, rules->numbers.allow,
-			      &rules->numbers.allow_count, rules->allow, &rules->allow_count, true };
-	struct list deny = { "deny", request->deny, request->deny_count, rules->numbers.deny,
-			     &rules->numbers.deny_count, rules->deny, &rules->deny_count, false };
+	struct list allow = { "allow",
+			      request->allow,
+			      request->allow_count,
+			      rules->numbers.allow,
+			      &rules->numbers.allow_count,
+			      rules->allow,
+			      &rules->allow_count,
+			      true };
+	struct list deny = { "deny",
+			     request->deny,
+			     request->deny_count,
+			     rules->numbers.deny,
+			     &rules->numbers.deny_count,
+			     rules->deny,
+			     &rules->deny_count,
+			     false };
 	int rc = parse_plain(request, &rules->numbers, err);
 	rc = rc < 0 ? rc : add_entries(&allow, err);
 	return rc < 0 ? rc : add_entries(&deny, err);

@@ -1,4 +1,4 @@
-/* The rules of one sandbox, parsed: the numbers for the launcher and the names for the resolver. net.h tells their meaning. */
+/* The rules of one sandbox, parsed: numbers for the launcher, names for the resolver. Their meaning: net.h. */
 #pragma once
 
 #include <stdbool.h>

@@ -117,8 +117,8 @@ static void release(struct resolver *r)
 	free(r);
 }
 
-int resolver_start(const struct net_service_config *config, resolver_pin *pin, void *argument, struct resolver **resolver,
-		   struct error *err)
+int resolver_start(const struct net_service_config *config, resolver_pin *pin, void *argument,
+		   struct resolver **resolver, struct error *err)
 {
 	struct resolver *r = calloc(1, sizeof(*r));
 	if (!r)
@@ -189,8 +189,13 @@ static struct resolver_slot *slot_new(uint32_t number, uint32_t guest, int udp, 
 	if (!slot)
 		return NULL;
 	*slot = (struct resolver_slot){
-		.number = number, .guest = guest, .udp = fcntl(udp, F_DUPFD_CLOEXEC, 3), .tcp = fcntl(tcp, F_DUPFD_CLOEXEC, 3),
-		.rules = rules_copy(rules), .tokens = RESOLVER_BURST * 1000, .tokens_at = time_mono_ms(),
+		.number = number,
+		.guest = guest,
+		.udp = fcntl(udp, F_DUPFD_CLOEXEC, 3),
+		.tcp = fcntl(tcp, F_DUPFD_CLOEXEC, 3),
+		.rules = rules_copy(rules),
+		.tokens = RESOLVER_BURST * 1000,
+		.tokens_at = time_mono_ms(),
 	};
 	if (slot->udp >= 0 && slot->tcp >= 0 && slot->rules)
 		return slot;

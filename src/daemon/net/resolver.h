@@ -22,8 +22,8 @@ struct resolver;
 /* Under outbound "deny": let the slot reach address for ttl seconds. 0 or -errno; the address is then left out. */
 typedef int resolver_pin(uint32_t slot, uint32_t address, uint32_t ttl, void *argument);
 
-int resolver_start(const struct net_service_config *config, resolver_pin *pin, void *argument, struct resolver **resolver,
-		   struct error *err);
+int resolver_start(const struct net_service_config *config, resolver_pin *pin, void *argument,
+		   struct resolver **resolver, struct error *err);
 void resolver_stop(struct resolver *resolver);
 
 /* Throw away what waits in a slot's sockets; leaves the listening one non-blocking. */

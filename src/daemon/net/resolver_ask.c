@@ -144,7 +144,9 @@ static void forward(struct resolver *r, struct resolver_slot *slot, const struct
 		resolver_reply(r, slot, origin, question, MESSAGE_SERVFAIL, NULL, 0, 0);
 		return;
 	}
-	*asked = (struct asked){ .used = true, .slot = slot->number, .fd = -1, .origin = *origin, .question = *question };
+	*asked = (struct asked){
+		.used = true, .slot = slot->number, .fd = -1, .origin = *origin, .question = *question
+	};
 	slot->asked++;
 	upstreams_refresh(&r->upstreams);
 	asked_next(r, asked);
@@ -172,13 +174,9 @@ static int verdict(struct resolver_slot *slot, const struct message_question *qu
 	case MESSAGE_A:
 	case MESSAGE_AAAA:
 	case MESSAGE_HTTPS:
-	case MESSAGE_SVCB:
-		break;
-	case MESSAGE_PTR:
-		return MESSAGE_NXDOMAIN;
-	default:
-		slot->counters.refused++;
-		return MESSAGE_REFUSED;
+	case MESSAGE_SVCB: break;
+	case MESSAGE_PTR: return MESSAGE_NXDOMAIN;
+	default: slot->counters.refused++; return MESSAGE_REFUSED;
 	}
 	if (!*question->name || !policy_name_allowed(slot->rules, question->name)) {
 		slot->counters.refused++;
@@ -195,7 +193,8 @@ bool resolver_ask(struct resolver *r, struct resolver_slot *slot, const struct o
 	if (!tokens_take(slot)) {
 		slot->counters.limited++;
 		if (log_allowed(&slot->log, 1, 60))
-			log_info("dns_limited", "slot", LOG_INT(slot->number), "questions", LOG_INT(slot->counters.questions));
+			log_info("dns_limited", "slot", LOG_INT(slot->number), "questions",
+				 LOG_INT(slot->counters.questions));
 		return false;
 	}
 	int rcode = message_question_parse(data, size, &question);
@@ -233,8 +232,9 @@ static void deliver(struct resolver *r, struct asked *asked, const struct messag
 {
 	struct resolver_slot *slot = r->slots[asked->slot];
 	uint32_t addresses[MESSAGE_ADDRESSES_MAX], filtered = 0;
-	uint32_t ttl = answer->ttl < RESOLVER_TTL_MIN ? RESOLVER_TTL_MIN :
-		       answer->ttl > RESOLVER_TTL_MAX ? RESOLVER_TTL_MAX : answer->ttl;
+	uint32_t ttl = answer->ttl < RESOLVER_TTL_MIN   ? RESOLVER_TTL_MIN
+		       : answer->ttl > RESOLVER_TTL_MAX ? RESOLVER_TTL_MAX
+							: answer->ttl;
 	size_t count = 0;
 	for (size_t i = 0; i < answer->count; i++) {
 		if (address_is_blocked(answer->addresses[i]))
@@ -269,7 +269,8 @@ static void answered(struct resolver *r, struct asked *asked, const uint8_t *dat
 	/* The rules may be others than when it was asked. */
 	if (rc == -EPERM || !policy_name_allowed(slot->rules, asked->question.name))
 		refuse(r, asked);
-	else if ((answer.rcode != MESSAGE_OK && answer.rcode != MESSAGE_NXDOMAIN) || (answer.truncated && answer.count == 0))
+	else if ((answer.rcode != MESSAGE_OK && answer.rcode != MESSAGE_NXDOMAIN) ||
+		 (answer.truncated && answer.count == 0))
 		asked_next(r, asked);
 	else
 		deliver(r, asked, &answer);

@@ -10,15 +10,15 @@
 #include "daemon/net/resolver.h"
 #include "daemon/net/upstream.h"
 
-#define RESOLVER_ASKED_MAX 1024      /* questions outstanding, of all slots */
+#define RESOLVER_ASKED_MAX 1024 /* questions outstanding, of all slots */
 #define RESOLVER_SLOT_ASKED_MAX 32
 #define RESOLVER_CONNECTIONS_MAX 512 /* TCP, of all slots */
 #define RESOLVER_SLOT_CONNECTIONS_MAX 8
-#define RESOLVER_RATE 50             /* questions a second and slot */
+#define RESOLVER_RATE 50 /* questions a second and slot */
 #define RESOLVER_BURST 100
 #define RESOLVER_ATTEMPT_MS 1500
 #define RESOLVER_ATTEMPTS_MAX 4
-#define RESOLVER_IDLE_MS 10000       /* of a TCP connection */
+#define RESOLVER_IDLE_MS 10000 /* of a TCP connection */
 #define RESOLVER_TTL_MIN 30
 #define RESOLVER_TTL_MAX 3600
 #define RESOLVER_GRACE 30
@@ -47,7 +47,8 @@ struct asked {
 };
 
 struct connection {
-	bool used, waiting, serving; /* waiting: its question is out, nothing is read; serving: connection_serve is on it */
+	bool used, waiting,
+		serving; /* waiting: its question is out, nothing is read; serving: connection_serve is on it */
 	uint32_t generation, slot;
 	int fd;
 	int64_t deadline;
@@ -68,7 +69,7 @@ struct resolver_slot {
 	struct net_dns_counters counters;
 	int64_t tokens, tokens_at; /* thousandths of a question; ms */
 	unsigned asked, connections;
-	struct pinned *pinned;     /* POLICY_PINS_MAX, from the first on */
+	struct pinned *pinned; /* POLICY_PINS_MAX, from the first on */
 	size_t pinned_count;
 	struct log_limit log;
 };
@@ -102,8 +103,8 @@ void resolver_reply(struct resolver *resolver, struct resolver_slot *slot, const
 		    uint32_t ttl);
 
 /* resolver_ask.c. A message of the guest; false: not answered, now or ever. */
-bool resolver_ask(struct resolver *resolver, struct resolver_slot *slot, const struct origin *origin, const uint8_t *data,
-		  size_t size);
+bool resolver_ask(struct resolver *resolver, struct resolver_slot *slot, const struct origin *origin,
+		  const uint8_t *data, size_t size);
 void resolver_asked_ready(struct resolver *resolver, struct asked *asked);
 void resolver_asked_late(struct resolver *resolver, struct asked *asked);
 void resolver_asked_drop(struct resolver *resolver, struct asked *asked);

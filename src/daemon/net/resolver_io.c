@@ -17,7 +17,8 @@ void resolver_udp_ready(struct resolver *r, struct resolver_slot *slot)
 		uint8_t data[MESSAGE_QUERY_MAX + 1]; /* one more, so that too long a message is seen to be */
 		struct origin origin = { 0 };
 		socklen_t size = sizeof(origin.peer);
-		ssize_t got = recvfrom(slot->udp, data, sizeof(data), MSG_DONTWAIT, (struct sockaddr *)&origin.peer, &size);
+		ssize_t got = recvfrom(slot->udp, data, sizeof(data), MSG_DONTWAIT, (struct sockaddr *)&origin.peer,
+				       &size);
 		if (got < 0)
 			return;
 		/* The rules let nobody else in; should they ever fail, no other host gets answers from here. */
@@ -63,7 +64,10 @@ void resolver_listen_ready(struct resolver *r, struct resolver_slot *slot)
 	if (resolver_watch(r, fd, SOURCE_CONNECTION, index, generation) < 0)
 		return;
 	*connection = (struct connection){
-		.used = true, .generation = generation, .slot = slot->number, .fd = fd_steal(&fd),
+		.used = true,
+		.generation = generation,
+		.slot = slot->number,
+		.fd = fd_steal(&fd),
 		.deadline = time_mono_ms() + RESOLVER_IDLE_MS,
 	};
 	slot->connections++;
@@ -85,7 +89,8 @@ static void connection_serve(struct resolver *r, struct connection *connection)
 {
 	uint32_t generation = connection->generation;
 	connection->serving = true;
-	while (connection->used && connection->generation == generation && !connection->waiting && connection->have >= 2) {
+	while (connection->used && connection->generation == generation && !connection->waiting &&
+	       connection->have >= 2) {
 		size_t size = (size_t)connection->data[0] << 8 | connection->data[1];
 		if (size > MESSAGE_QUERY_MAX) {
 			resolver_connection_close(r, connection);

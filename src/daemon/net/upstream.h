@@ -16,9 +16,9 @@ struct upstream {
 struct upstreams {
 	struct upstream list[NET_UPSTREAMS_MAX];
 	size_t count;
-	char *resolv_conf;   /* NULL: configured, never read again */
-	int64_t looked_at;   /* CLOCK_MONOTONIC ms */
-	int64_t changed_at;  /* of the file, ns */
+	char *resolv_conf;  /* NULL: configured, never read again */
+	int64_t looked_at;  /* CLOCK_MONOTONIC ms */
+	int64_t changed_at; /* of the file, ns */
 };
 
 /* "ADDRESS" or "IPV4:PORT", as net.h says. -EINVAL. */

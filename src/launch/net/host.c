@@ -127,7 +127,7 @@ int host_remove(struct host *host, struct error *err)
 /* ---- what the kernel can do ---- */
 
 static const struct {
-	const char *rule;  /* in a table inet of its own, with a base chain c at forward and a chain n at postrouting */
+	const char *rule; /* in a table inet of its own, with a base chain c at forward and a chain n at postrouting */
 	const char *what;
 } features[] = {
 	{ "add rule inet p c ct state established accept", "connection tracking (CONFIG_NF_CONNTRACK, CONFIG_NFT_CT)" },

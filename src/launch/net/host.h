@@ -10,12 +10,12 @@
 #define HOST_NAME_MAX_ 16 /* of an interface, with its NUL */
 
 struct host {
-	char table[24];               /* "akira-TAG" */
-	char prefix[12];              /* "ak-TAG-" */
-	char uplink[HOST_NAME_MAX_];  /* "" : none now */
-	bool automatic;               /* the uplink is that of the default route, whichever it is */
+	char table[24];              /* "akira-TAG" */
+	char prefix[12];             /* "ak-TAG-" */
+	char uplink[HOST_NAME_MAX_]; /* "" : none now */
+	bool automatic;              /* the uplink is that of the default route, whichever it is */
 	uint32_t base;
-	struct rtnl filter;           /* NETLINK_NETFILTER */
+	struct rtnl filter; /* NETLINK_NETFILTER */
 	uint32_t rules_generation;
 	uint64_t rules_digest;
 };

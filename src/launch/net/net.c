@@ -121,7 +121,7 @@ static void sweep_seen(const char *name, void *argument)
 uint32_t net_sweep(void)
 {
 	_cleanup_free_ char *room = calloc(NET_SLOTS_MAX, SLOT_LINK_MAX);
-	struct sweep sweep = { (char (*)[SLOT_LINK_MAX])room, 0 };
+	struct sweep sweep = { (char(*)[SLOT_LINK_MAX])room, 0 };
 	struct error err = { 0 };
 	uint32_t removed = 0;
 	if (!net.ready || !room || rtnl_links(&net.route, net.host.prefix, sweep_seen, &sweep, &err) < 0) {

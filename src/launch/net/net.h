@@ -3,8 +3,8 @@
  * tap, a veth to the host and its rules. The guest's and the gateway's addresses and MACs are the same in every slot,
  * so that one template fits all. Everything is denied until a policy is applied.
  *
- * Theory of operation: rules.h (what is filtered where) and slot.h (what a slot is made of). A slot keeps three descriptors
- * open: RLIMIT_NOFILE must fit. SIGCHLD must not be ignored, nor children be reaped by another thread meanwhile: nft
+ * Theory of operation: rules.h (what is filtered where) and slot.h (what a slot is made of). A slot keeps three
+ * descriptors open: RLIMIT_NOFILE must fit. SIGCHLD must not be ignored, nor children be reaped by another thread meanwhile: nft
  * runs as a child. Linux 5.10 or newer.
  *
  * One thread calls these. None changes the network namespace of its caller. Addresses are IPv4 in host order; errors
@@ -23,7 +23,8 @@ struct net_config {
 	const char *uplink; /* interface that leads out; "" or NULL: that of the default route, looked up at net_init */
 	uint32_t net_base;  /* start of a /16 from which each slot takes a /31 (two addresses) */
 	const char *tag;    /* 1..6 of [0-9a-z], one per installation: goes into the names of links and tables */
-	const char *run_dir; /* existing folder of root's own: a lock lies in it, so that two launchers cannot sweep each other */
+	const char
+		*run_dir; /* existing folder of root's own, for a lock: two launchers would sweep each other's slots */
 };
 
 struct net_slot {
@@ -31,8 +32,8 @@ struct net_slot {
 	uint32_t host_address;           /* of the slot, on the host's side of its veth: unique */
 	uint8_t prefix;                  /* of the guest's network */
 	uint16_t mtu;
-	uint8_t mac[6];                  /* the guest's */
-	int dns_udp, dns_tcp;            /* the caller's: bound to gateway:53 inside the slot, non-blocking; tcp listens */
+	uint8_t mac[6];       /* the guest's */
+	int dns_udp, dns_tcp; /* the caller's: bound to gateway:53 inside the slot, non-blocking; tcp listens */
 };
 
 /*

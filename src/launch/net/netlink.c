@@ -244,9 +244,9 @@ int rtnl_neighbour_add(struct rtnl *rtnl, const char *name, uint32_t address, co
 /* ---- shaping ---- */
 
 #define SHAPE_HANDLE 0x00010000u
-#define SHAPE_BURST_MIN 16384u   /* a whole number of frames also at the slowest rate */
+#define SHAPE_BURST_MIN 16384u /* a whole number of frames also at the slowest rate */
 #define SHAPE_BURST_MAX 4194304u
-#define SHAPE_QUEUE_MS 100u      /* the longest a packet waits for its tokens */
+#define SHAPE_QUEUE_MS 100u /* the longest a packet waits for its tokens */
 
 static uint32_t clamp_u32(uint64_t value, uint32_t least, uint32_t most)
 {
@@ -315,7 +315,8 @@ static int drops_seen(const struct nlmsghdr *message, void *argument)
 	if (tc->tcm_ifindex != query->index || tc->tcm_handle != SHAPE_HANDLE)
 		return 0;
 	const struct nlattr *attribute;
-	mnl_attr_for_each(attribute, message, sizeof(*tc)) {
+	mnl_attr_for_each(attribute, message, sizeof(*tc))
+	{
 		if (mnl_attr_get_type(attribute) != TCA_STATS ||
 		    mnl_attr_get_payload_len(attribute) < offsetof(struct tc_stats, overlimits))
 			continue;
@@ -352,8 +353,10 @@ static int link_seen(const struct nlmsghdr *message, void *argument)
 {
 	struct links_query *query = argument;
 	const struct nlattr *attribute;
-	mnl_attr_for_each(attribute, message, sizeof(struct ifinfomsg)) {
-		if (mnl_attr_get_type(attribute) != IFLA_IFNAME || mnl_attr_validate(attribute, MNL_TYPE_NUL_STRING) < 0)
+	mnl_attr_for_each(attribute, message, sizeof(struct ifinfomsg))
+	{
+		if (mnl_attr_get_type(attribute) != IFLA_IFNAME ||
+		    mnl_attr_validate(attribute, MNL_TYPE_NUL_STRING) < 0)
 			continue;
 		if (str_starts(mnl_attr_get_str(attribute), query->prefix))
 			query->visit(mnl_attr_get_str(attribute), query->argument);

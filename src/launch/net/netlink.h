@@ -28,8 +28,8 @@ typedef int rtnl_visit(const struct nlmsghdr *message, void *argument);
 int rtnl_talk(struct rtnl *rtnl, struct nlmsghdr *request, rtnl_visit *visit, void *argument);
 
 struct rtnl_veth {
-	const char *name;    /* this end, here */
-	const char *peer;    /* the other end, in the namespace peer_ns */
+	const char *name; /* this end, here */
+	const char *peer; /* the other end, in the namespace peer_ns */
 	int peer_ns;
 	uint8_t mac[6], peer_mac[6];
 	uint16_t mtu;

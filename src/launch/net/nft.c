@@ -36,9 +36,10 @@ static uint16_t nft_type(uint16_t message)
 static int generation_seen(const struct nlmsghdr *message, void *argument)
 {
 	const struct nlattr *attribute;
-	mnl_attr_for_each(attribute, message, sizeof(struct nfgenmsg))
-		if (mnl_attr_get_type(attribute) == NFTA_GEN_ID && mnl_attr_validate(attribute, MNL_TYPE_U32) == 0)
-			*(uint32_t *)argument = ntohl(mnl_attr_get_u32(attribute));
+	mnl_attr_for_each(attribute, message,
+			  sizeof(struct nfgenmsg)) if (mnl_attr_get_type(attribute) == NFTA_GEN_ID &&
+						       mnl_attr_validate(attribute, MNL_TYPE_U32) == 0) *
+		(uint32_t *)argument = ntohl(mnl_attr_get_u32(attribute));
 	return 0;
 }
 
@@ -71,13 +72,14 @@ static int digest_seen(const struct nlmsghdr *message, void *argument)
 	const struct nfgenmsg *header = mnl_nlmsg_get_payload(message);
 	const struct nlattr *attribute;
 	bool ours = false;
-	mnl_attr_for_each(attribute, message, sizeof(*header))
-		if (mnl_attr_get_type(attribute) == query->table_attribute)
-			ours = strcmp(mnl_attr_get_str(attribute), query->table) == 0;
+	mnl_attr_for_each(attribute, message,
+			  sizeof(*header)) if (mnl_attr_get_type(attribute) == query->table_attribute)
+		ours = strcmp(mnl_attr_get_str(attribute), query->table) == 0;
 	if (!ours)
 		return 0;
 	digest_bytes(&query->digest, &header->nfgen_family, 1);
-	mnl_attr_for_each(attribute, message, sizeof(*header)) {
+	mnl_attr_for_each(attribute, message, sizeof(*header))
+	{
 		uint16_t type = mnl_attr_get_type(attribute);
 		if (type < 32 && query->stateful & 1u << type)
 			continue;
@@ -143,7 +145,8 @@ struct counters_query {
 static void counter_values(const struct nlattr *data, uint64_t *packets, uint64_t *bytes)
 {
 	const struct nlattr *attribute;
-	mnl_attr_for_each_nested(attribute, data) {
+	mnl_attr_for_each_nested(attribute, data)
+	{
 		if (mnl_attr_validate(attribute, MNL_TYPE_U64) < 0)
 			continue;
 		uint64_t value = be64toh(mnl_attr_get_u64(attribute));
@@ -160,7 +163,8 @@ static int counter_seen(const struct nlmsghdr *message, void *argument)
 	const struct nlattr *attribute;
 	const char *table = "", *name = "";
 	uint64_t packets = 0, bytes = 0;
-	mnl_attr_for_each(attribute, message, sizeof(struct nfgenmsg)) {
+	mnl_attr_for_each(attribute, message, sizeof(struct nfgenmsg))
+	{
 		uint16_t type = mnl_attr_get_type(attribute);
 		if (type == NFTA_OBJ_TABLE)
 			table = mnl_attr_get_str(attribute);
@@ -220,7 +224,8 @@ static int batch_result(struct rtnl *rtnl, uint32_t last)
 		if (size < 0)
 			return errno == EAGAIN ? -ETIMEDOUT : -errno;
 		int left = (int)size;
-		for (struct nlmsghdr *m = (struct nlmsghdr *)answer; mnl_nlmsg_ok(m, left); m = mnl_nlmsg_next(m, &left)) {
+		for (struct nlmsghdr *m = (struct nlmsghdr *)answer; mnl_nlmsg_ok(m, left);
+		     m = mnl_nlmsg_next(m, &left)) {
 			if (m->nlmsg_type != NLMSG_ERROR || mnl_nlmsg_get_payload_len(m) < sizeof(struct nlmsgerr))
 				continue;
 			const struct nlmsgerr *ack = mnl_nlmsg_get_payload(m);

@@ -33,7 +33,7 @@ struct nft_element {
 	const char *table, *set; /* family inet */
 	uint32_t address;        /* IPv4, host order */
 	uint64_t timeout_ms;
-	bool replace;            /* the element is there already: -ENOENT if not */
+	bool replace; /* the element is there already: -ENOENT if not */
 };
 int nft_element_add(struct rtnl *rtnl, const struct nft_element *element);
 

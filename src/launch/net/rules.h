@@ -5,8 +5,8 @@
  *   1. netdev/ingress of the tap, before the stack sees it: frames of the guest's MAC to the gateway's MAC, IPv4 or an
  *      ARP question for the gateway; no VLAN, no other ethertype; no IP options, fragments, TTL below 2, protocols but
  *      TCP, UDP and ICMP echo; the guest's own source address; packets a second.
- *   2. inet/forward inside the slot: never the always-blocked ranges, never TCP 25, never DNS to others (53, 853), not what the policy denies; then
- *      what the policy allows, within new flows a second and tracked connections. Back only what belongs to a flow, and
+ *   2. inet/forward inside the slot: never the always-blocked ranges, never TCP 25, never DNS to others (53, 853), not
+ *      what the policy denies; then what the policy allows, within new flows a second and tracked connections. Back only what belongs to a flow, and
  *      only from an address that the policy allows now. So a new policy cuts flows by itself, in the same instant and
  *      in both directions, with no window and no list of connections to walk.
  *      An admitted flow carries the generation of the policy as its mark: it outlives the pin that let it be, not the
@@ -54,10 +54,10 @@ void rules_slot(struct buf *text, const struct rules_addresses *addresses, const
 void rules_policy(struct buf *text, const struct policy *before, const struct policy *policy, uint32_t generation);
 
 struct rules_host {
-	const char *table;    /* "akira-TAG" */
-	const char *prefix;   /* of the slots' links: "ak-TAG-" */
-	const char *uplink;   /* "" : none, nothing is forwarded */
-	uint32_t base;        /* the /16 of the slots */
+	const char *table;  /* "akira-TAG" */
+	const char *prefix; /* of the slots' links: "ak-TAG-" */
+	const char *uplink; /* "" : none, nothing is forwarded */
+	uint32_t base;      /* the /16 of the slots */
 };
 void rules_host(struct buf *text, const struct rules_host *host);
 /* Take the host's table away. */

@@ -42,7 +42,8 @@ static void *inside_main(void *data)
 	struct inside *inside = data;
 	int rc = inside->ns >= 0 ? setns(inside->ns, CLONE_NEWNET) : unshare(CLONE_NEWNET);
 	if (rc < 0)
-		inside->result = error_errno(inside->err, errno, "cannot enter a network namespace (CONFIG_NET_NS, root?)");
+		inside->result = error_errno(inside->err, errno,
+					     "cannot enter a network namespace (CONFIG_NET_NS, root?)");
 	else
 		inside->result = inside->work(inside->argument, inside->err);
 	return NULL;
@@ -205,7 +206,7 @@ static int host_side(struct slot *slot, struct rtnl *host, struct error *err)
 	static const struct {
 		const char *protocol, *name, *value;
 	} settings[] = {
-		{ "ipv6", "disable_ipv6", "1" },     { "ipv4", "forwarding", "1" },       { "ipv4", "rp_filter", "1" },
+		{ "ipv6", "disable_ipv6", "1" },     { "ipv4", "forwarding", "1" },     { "ipv4", "rp_filter", "1" },
 		{ "ipv4", "accept_redirects", "0" }, { "ipv4", "send_redirects", "0" },
 	};
 	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {

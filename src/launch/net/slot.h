@@ -35,7 +35,7 @@ struct slot {
 	uint32_t near, far;       /* the /31: host's end, slot's end */
 	uint16_t mtu;
 	int ns, tap;
-	struct rtnl filter;       /* NETLINK_NETFILTER inside */
+	struct rtnl filter;        /* NETLINK_NETFILTER inside */
 	uint32_t rules_generation; /* nft's, as it is if nobody else touched the rules */
 	uint64_t rules_digest;
 	struct policy policy;

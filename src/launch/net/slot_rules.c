@@ -41,8 +41,9 @@ static void put_pins(struct buf *text, struct slot *slot)
 	int64_t now = time_mono_ms();
 	for (size_t i = 0; i < slot->pin_count; i++) {
 		uint32_t a = slot->pins[i].address;
-		buf_addf(text, "add element inet " RULES_TABLE " " RULES_PINS " { %u.%u.%u.%u timeout %llds }\n", a >> 24,
-			 a >> 16 & 255, a >> 8 & 255, a & 255, (long long)(slot->pins[i].until - now) / 1000 + 1);
+		buf_addf(text, "add element inet " RULES_TABLE " " RULES_PINS " { %u.%u.%u.%u timeout %llds }\n",
+			 a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255,
+			 (long long)(slot->pins[i].until - now) / 1000 + 1);
 	}
 }
 
@@ -139,7 +140,10 @@ int slot_pin(struct slot *slot, uint32_t address, uint32_t ttl, struct error *er
 	if (!pin && slot->pin_count == POLICY_PINS_MAX)
 		return error_set(err, ENOSPC, "%u addresses are pinned already", POLICY_PINS_MAX);
 	struct nft_element element = {
-		.table = RULES_TABLE, .set = RULES_PINS, .address = address, .timeout_ms = (uint64_t)ttl * 1000,
+		.table = RULES_TABLE,
+		.set = RULES_PINS,
+		.address = address,
+		.timeout_ms = (uint64_t)ttl * 1000,
 		.replace = pin != NULL,
 	};
 	rc = nft_element_add(&slot->filter, &element);

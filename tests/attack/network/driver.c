@@ -64,7 +64,9 @@ static int do_init(struct request *r, struct error *err)
 {
 	struct net_config config = {
 		.uplink = strcmp(r->words[1], "-") == 0 ? "" : r->words[1],
-		.net_base = number(r, 2), .tag = r->words[3], .run_dir = r->words[4],
+		.net_base = number(r, 2),
+		.tag = r->words[3],
+		.run_dir = r->words[4],
 	};
 	return net_init(&config, err);
 }
@@ -79,8 +81,13 @@ static int do_make(struct request *r, struct error *err)
 		return rc;
 	struct launcher_net *net = &nets[slot];
 	*net = (struct launcher_net){
-		.guest_address = made.guest_address, .gateway = made.gateway, .prefix = made.prefix, .mtu = made.mtu,
-		.host_address = made.host_address, .dns_udp = made.dns_udp, .dns_tcp = made.dns_tcp,
+		.guest_address = made.guest_address,
+		.gateway = made.gateway,
+		.prefix = made.prefix,
+		.mtu = made.mtu,
+		.host_address = made.host_address,
+		.dns_udp = made.dns_udp,
+		.dns_tcp = made.dns_tcp,
 	};
 	memcpy(net->mac, made.mac, sizeof(net->mac));
 	snprintf(r->answer, sizeof(r->answer), "%u %u %u %u %u %lld", net->guest_address, net->gateway,
@@ -150,10 +157,10 @@ static int do_counters(struct request *r, struct error *err)
 		snprintf(r->answer, sizeof(r->answer),
 			 "bytes_out=%llu bytes_in=%llu packets_out=%llu packets_in=%llu private=%llu policy=%llu "
 			 "spoofed=%llu limited=%llu repaired=%d",
-			 (unsigned long long)c.bytes_out, (unsigned long long)c.bytes_in, (unsigned long long)c.packets_out,
-			 (unsigned long long)c.packets_in, (unsigned long long)c.refused_private,
-			 (unsigned long long)c.refused_policy, (unsigned long long)c.refused_spoofed,
-			 (unsigned long long)c.refused_limited, c.repaired);
+			 (unsigned long long)c.bytes_out, (unsigned long long)c.bytes_in,
+			 (unsigned long long)c.packets_out, (unsigned long long)c.packets_in,
+			 (unsigned long long)c.refused_private, (unsigned long long)c.refused_policy,
+			 (unsigned long long)c.refused_spoofed, (unsigned long long)c.refused_limited, c.repaired);
 	return rc;
 }
 
@@ -253,10 +260,11 @@ static const struct {
 	size_t words; /* at least */
 	int (*run)(struct request *request, struct error *err);
 } commands[] = {
-	{ "init", 5, do_init },     { "sweep", 1, do_sweep },     { "make", 2, do_make },       { "tap", 2, do_tap },
-	{ "policy", 3, do_policy }, { "pin", 4, do_pin },         { "counters", 2, do_counters }, { "reset", 2, do_slot },
-	{ "destroy", 2, do_slot },  { "tick", 1, do_tick },       { "end", 1, do_end },         { "service", 1, do_service },
-	{ "attach", 3, do_rules },  { "update", 3, do_rules },    { "detach", 2, do_detach },
+	{ "init", 5, do_init },         { "sweep", 1, do_sweep },   { "make", 2, do_make },
+	{ "tap", 2, do_tap },           { "policy", 3, do_policy }, { "pin", 4, do_pin },
+	{ "counters", 2, do_counters }, { "reset", 2, do_slot },    { "destroy", 2, do_slot },
+	{ "tick", 1, do_tick },         { "end", 1, do_end },       { "service", 1, do_service },
+	{ "attach", 3, do_rules },      { "update", 3, do_rules },  { "detach", 2, do_detach },
 	{ "dns", 2, do_dns_counters },
 };
 
@@ -295,7 +303,8 @@ int main(int argc, char **argv)
 		line[size] = '\0';
 		struct request request = { 0 };
 		char *rest = NULL;
-		for (char *word = strtok_r(line, " \n", &rest); word && request.count < WORDS_MAX; word = strtok_r(NULL, " \n", &rest))
+		for (char *word = strtok_r(line, " \n", &rest); word && request.count < WORDS_MAX;
+		     word = strtok_r(NULL, " \n", &rest))
 			request.words[request.count++] = word;
 		if (request.count > 0)
 			answer(&request);

@@ -21,12 +21,14 @@ static void question(const uint8_t *data, size_t size)
 	int rcode = message_question_parse(data, size, &first);
 	if (rcode < 0)
 		return;
-	if (strlen(first.name) > MESSAGE_NAME_MAX || message_reply_make(reply, &first, rcode, addresses, 15, 60) > sizeof(reply))
+	if (strlen(first.name) > MESSAGE_NAME_MAX ||
+	    message_reply_make(reply, &first, rcode, addresses, 15, 60) > sizeof(reply))
 		abort();
 	size_t made = rcode == MESSAGE_OK && *first.name ? message_query_make(query, 1, first.name) : 0;
 	if (rcode == MESSAGE_OK && *first.name && made == 0)
 		abort();
-	if (made && (message_question_parse(query, made, &second) != MESSAGE_OK || strcmp(first.name, second.name) != 0))
+	if (made &&
+	    (message_question_parse(query, made, &second) != MESSAGE_OK || strcmp(first.name, second.name) != 0))
 		abort();
 }
 
@@ -63,10 +65,13 @@ static void rules(const uint8_t *data, size_t size)
 	if (net_rules_parse(&request, &parsed, NULL) == 0) {
 		for (uint32_t i = 0; i < parsed->numbers.allow_count; i++)
 			if (parsed->numbers.allow[i].prefix > 32 ||
-			    (parsed->numbers.allow[i].prefix == 32 && address_is_blocked(parsed->numbers.allow[i].address)))
+			    (parsed->numbers.allow[i].prefix == 32 &&
+			     address_is_blocked(parsed->numbers.allow[i].address)))
 				abort();
 		for (size_t i = 0; i < parsed->allow_count; i++)
-			if (strlen(parsed->allow[i].text) > NET_DOMAIN_MAX || strspn(parsed->allow[i].text, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != strlen(parsed->allow[i].text))
+			if (strlen(parsed->allow[i].text) > NET_DOMAIN_MAX ||
+			    strspn(parsed->allow[i].text, "abcdefghijklmnopqrstuvwxyz0123456789-_.") !=
+				    strlen(parsed->allow[i].text))
 				abort();
 		net_rules_free(parsed);
 	}
@@ -78,14 +83,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < 1)
 		return 0;
 	switch (data[0] % 3) {
-	case 0:
-		question(data + 1, size - 1);
-		break;
-	case 1:
-		answer(data + 1, size - 1);
-		break;
-	default:
-		rules(data + 1, size - 1);
+	case 0: question(data + 1, size - 1); break;
+	case 1: answer(data + 1, size - 1); break;
+	default: rules(data + 1, size - 1);
 	}
 	return 0;
 }

@@ -22,9 +22,29 @@ static void parses_addresses_and_ranges(void **state)
 static void refuses_what_only_looks_like_one(void **state)
 {
 	static const char *const wrong[] = {
-		"", "/", "/8", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "0x8.8.4.4", "8.8.4.4/", "8.8.4.4/33",
-		"8.8.4.4/08", "8.8.4.4/+8", "8.8.4.4/ 8", "8.8.4.4/-1", " 8.8.4.4", "8.8.4.4 ", "8.8.4.4/8/8", "134744072",
-		"::1", "2001:db8::/32", "::ffff:10.0.0.1", "8.8.4.4/99999999999999999999", "8.8.4.4\n",
+		"",
+		"/",
+		"/8",
+		"1.2.3",
+		"1.2.3.4.5",
+		"256.1.1.1",
+		"01.2.3.4",
+		"0x8.8.4.4",
+		"8.8.4.4/",
+		"8.8.4.4/33",
+		"8.8.4.4/08",
+		"8.8.4.4/+8",
+		"8.8.4.4/ 8",
+		"8.8.4.4/-1",
+		" 8.8.4.4",
+		"8.8.4.4 ",
+		"8.8.4.4/8/8",
+		"134744072",
+		"::1",
+		"2001:db8::/32",
+		"::ffff:10.0.0.1",
+		"8.8.4.4/99999999999999999999",
+		"8.8.4.4\n",
 	};
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		struct policy_cidr cidr;
@@ -36,10 +56,10 @@ static void refuses_what_only_looks_like_one(void **state)
 
 static void tells_addresses_from_names(void **state)
 {
-	static const char *const addresses[] = { "1.2.3.4", "10.0.0.0/8", "127.1", "2130706433", "0x7f000001", "::1", "a/b",
-						 "017700000001", "1.2.3.0x4" };
-	static const char *const names[] = { "example.com", "*.example.com", "1.example.com", "xn--p1ai", "9front.org",
-					     "deadbeef", "a.b.c0x1" };
+	static const char *const addresses[] = { "1.2.3.4", "10.0.0.0/8", "127.1",        "2130706433", "0x7f000001",
+						 "::1",     "a/b",        "017700000001", "1.2.3.0x4" };
+	static const char *const names[] = { "example.com", "*.example.com", "1.example.com", "xn--p1ai",
+					     "9front.org",  "deadbeef",      "a.b.c0x1" };
 	for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++)
 		assert_true(address_looks_like(addresses[i]));
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -57,15 +77,15 @@ static void blocks_exactly_the_ranges(void **state)
 		assert_true(address_is_blocked(last));
 	}
 	static const uint32_t open[] = {
-		ADDRESS_IPV4(1, 0, 0, 0), ADDRESS_IPV4(9, 255, 255, 255), ADDRESS_IPV4(11, 0, 0, 0),
-		ADDRESS_IPV4(100, 63, 255, 255), ADDRESS_IPV4(100, 128, 0, 0), ADDRESS_IPV4(126, 255, 255, 255),
-		ADDRESS_IPV4(128, 0, 0, 0), ADDRESS_IPV4(168, 63, 129, 15), ADDRESS_IPV4(168, 63, 129, 17),
-		ADDRESS_IPV4(169, 253, 255, 255), ADDRESS_IPV4(169, 255, 0, 0), ADDRESS_IPV4(172, 15, 255, 255),
-		ADDRESS_IPV4(172, 32, 0, 0), ADDRESS_IPV4(192, 0, 1, 0), ADDRESS_IPV4(192, 0, 3, 0),
-		ADDRESS_IPV4(192, 88, 98, 255), ADDRESS_IPV4(192, 88, 100, 0), ADDRESS_IPV4(192, 167, 255, 255),
-		ADDRESS_IPV4(192, 169, 0, 0), ADDRESS_IPV4(198, 17, 255, 255), ADDRESS_IPV4(198, 20, 0, 0),
-		ADDRESS_IPV4(198, 51, 99, 255), ADDRESS_IPV4(198, 51, 101, 0), ADDRESS_IPV4(203, 0, 112, 255),
-		ADDRESS_IPV4(203, 0, 114, 0), ADDRESS_IPV4(223, 255, 255, 255),
+		ADDRESS_IPV4(1, 0, 0, 0),         ADDRESS_IPV4(9, 255, 255, 255),   ADDRESS_IPV4(11, 0, 0, 0),
+		ADDRESS_IPV4(100, 63, 255, 255),  ADDRESS_IPV4(100, 128, 0, 0),     ADDRESS_IPV4(126, 255, 255, 255),
+		ADDRESS_IPV4(128, 0, 0, 0),       ADDRESS_IPV4(168, 63, 129, 15),   ADDRESS_IPV4(168, 63, 129, 17),
+		ADDRESS_IPV4(169, 253, 255, 255), ADDRESS_IPV4(169, 255, 0, 0),     ADDRESS_IPV4(172, 15, 255, 255),
+		ADDRESS_IPV4(172, 32, 0, 0),      ADDRESS_IPV4(192, 0, 1, 0),       ADDRESS_IPV4(192, 0, 3, 0),
+		ADDRESS_IPV4(192, 88, 98, 255),   ADDRESS_IPV4(192, 88, 100, 0),    ADDRESS_IPV4(192, 167, 255, 255),
+		ADDRESS_IPV4(192, 169, 0, 0),     ADDRESS_IPV4(198, 17, 255, 255),  ADDRESS_IPV4(198, 20, 0, 0),
+		ADDRESS_IPV4(198, 51, 99, 255),   ADDRESS_IPV4(198, 51, 101, 0),    ADDRESS_IPV4(203, 0, 112, 255),
+		ADDRESS_IPV4(203, 0, 114, 0),     ADDRESS_IPV4(223, 255, 255, 255),
 	};
 	for (size_t i = 0; i < sizeof(open) / sizeof(open[0]); i++)
 		assert_false(address_is_blocked(open[i]));

@@ -61,7 +61,8 @@ static void *serve(void *unused)
 			continue;
 		pthread_mutex_lock(&lock);
 		upstream.asked++;
-		size_t made = message_reply_make(reply, &question, upstream.rcode, upstream.addresses, upstream.count, 60);
+		size_t made = message_reply_make(reply, &question, upstream.rcode, upstream.addresses, upstream.count,
+						 60);
 		if (!upstream.mute)
 			sendto(upstream.socket, reply, made, 0, (struct sockaddr *)&peer, size);
 		pthread_mutex_unlock(&lock);

@@ -11,8 +11,8 @@
 struct fake_launcher {
 	int policy_result, pin_result; /* what the calls return */
 	unsigned policies;
-	struct policy policy;          /* the last */
-	unsigned pins;                 /* since the last policy */
+	struct policy policy; /* the last */
+	unsigned pins;        /* since the last policy */
 	uint32_t addresses[FAKE_PINS_MAX], ttls[FAKE_PINS_MAX];
 };
 

@@ -40,9 +40,16 @@ static void odd_headers_are_refused(void **state)
 		uint8_t value;
 		int rcode;
 	} cases[] = {
-		{ 2, 0x81, -1 }, { 2, 0x29, MESSAGE_NOTIMP }, { 5, 0, MESSAGE_FORMERR }, { 5, 2, MESSAGE_FORMERR },
-		{ 7, 1, MESSAGE_FORMERR }, { 9, 1, MESSAGE_FORMERR }, { 11, 2, MESSAGE_FORMERR }, { 12, 0xc0, MESSAGE_FORMERR },
-		{ 12, 0x40, MESSAGE_FORMERR }, { PLAIN_SIZE - 1, 3, MESSAGE_REFUSED },
+		{ 2, 0x81, -1 },
+		{ 2, 0x29, MESSAGE_NOTIMP },
+		{ 5, 0, MESSAGE_FORMERR },
+		{ 5, 2, MESSAGE_FORMERR },
+		{ 7, 1, MESSAGE_FORMERR },
+		{ 9, 1, MESSAGE_FORMERR },
+		{ 11, 2, MESSAGE_FORMERR },
+		{ 12, 0xc0, MESSAGE_FORMERR },
+		{ 12, 0x40, MESSAGE_FORMERR },
+		{ PLAIN_SIZE - 1, 3, MESSAGE_REFUSED },
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		uint8_t data[PLAIN_SIZE];

@@ -16,7 +16,10 @@ static struct error err;
 static struct net_rules *parsed(const char *outbound, const char *allow, const char *deny)
 {
 	const char *allows[] = { allow }, *denies[] = { deny };
-	struct net_request request = { .outbound = outbound, .allow = allows, .allow_count = allow ? 1 : 0, .deny = denies,
+	struct net_request request = { .outbound = outbound,
+				       .allow = allows,
+				       .allow_count = allow ? 1 : 0,
+				       .deny = denies,
 				       .deny_count = deny ? 1 : 0 };
 	struct net_rules *rules = NULL;
 	memset(&err, 0, sizeof(err));
@@ -72,16 +75,19 @@ static void refuses_with_the_field_and_the_bound(void **state)
 	assert_non_null(strstr(err.text, "IPv6"));
 	assert_null(parsed("allow", NULL, "bad_-.example"));
 	assert_non_null(strstr(err.text, "network.deny[0]"));
-	assert_null(parsed("deny", "b\xc3\xbc" "cher.example", NULL));
+	assert_null(parsed("deny",
+			   "b\xc3\xbc"
+			   "cher.example",
+			   NULL));
 	assert_non_null(strstr(err.text, "xn--"));
 	assert_int_equal(err.code, EINVAL);
 }
 
 static void refuses_to_allow_what_is_always_blocked(void **state)
 {
-	static const char *const ranges[] = { "10.0.0.0/8", "10.1.2.3", "169.254.169.254", "127.0.0.1", "192.168.0.0/16",
-					      "172.20.0.0/16", "100.100.100.200", "168.63.129.16", "224.0.0.0/8", "0.0.0.0",
-					      "255.255.255.255", "0.0.0.0/8" };
+	static const char *const ranges[] = { "10.0.0.0/8",     "10.1.2.3",      "169.254.169.254", "127.0.0.1",
+					      "192.168.0.0/16", "172.20.0.0/16", "100.100.100.200", "168.63.129.16",
+					      "224.0.0.0/8",    "0.0.0.0",       "255.255.255.255", "0.0.0.0/8" };
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
 		assert_null(parsed("deny", ranges[i], NULL));
 		assert_non_null(strstr(err.text, "stay blocked"));
@@ -145,8 +151,8 @@ static void normalises_names(void **state)
 	strcpy(longest + 64, ".com");
 	assert_int_equal(policy_name_normalise(name, longest, NULL), -EINVAL);
 	assert_int_equal(policy_name_normalise(name, longest + 1, NULL), 0);
-	static const char *const wrong[] = { "", ".", "..", "a..b", ".a", "a.b..", "-a.b", "a-.b", "a b", "a/b", "*", "a.*.b",
-					     "a\nb", "http:x", "a@b", "a,b" };
+	static const char *const wrong[] = { "",    ".",   "..", "a..b",  ".a",   "a.b..",  "-a.b", "a-.b",
+					     "a b", "a/b", "*",  "a.*.b", "a\nb", "http:x", "a@b",  "a,b" };
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
 		assert_int_equal(policy_name_normalise(name, wrong[i], NULL), -EINVAL);
 }

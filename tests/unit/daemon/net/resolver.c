@@ -100,7 +100,8 @@ static void send_question(struct bench *bench, const char *name)
 {
 	uint8_t data[MESSAGE_QUERY_MAX];
 	size_t size = message_query_make(data, 77, name);
-	assert_int_equal(sendto(bench->guest, data, size, 0, (struct sockaddr *)&bench->gateway, sizeof(bench->gateway)), size);
+	assert_int_equal(
+		sendto(bench->guest, data, size, 0, (struct sockaddr *)&bench->gateway, sizeof(bench->gateway)), size);
 }
 
 static int ask(struct bench *bench, const char *name, struct message_answer *answer)

@@ -21,7 +21,8 @@ static void parses_addresses(void **state)
 	assert_int_equal(((struct sockaddr_in *)&upstream.address)->sin_port, htons(5353));
 	assert_int_equal(upstream_parse("2620:fe::fe", &upstream, NULL), 0);
 	assert_int_equal(upstream.address.ss_family, AF_INET6);
-	static const char *const wrong[] = { "", "dns.example", "9.9.9.9:0", "9.9.9.9:65536", "9.9.9.9:", "9.9.9", "[::1]:53" };
+	static const char *const wrong[] = { "",         "dns.example", "9.9.9.9:0", "9.9.9.9:65536",
+					     "9.9.9.9:", "9.9.9",       "[::1]:53" };
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
 		assert_int_equal(upstream_parse(wrong[i], &upstream, NULL), -EINVAL);
 }
@@ -40,8 +41,9 @@ static void reads_resolv_conf(void **state)
 	int fd = mkstemp(path);
 	assert_true(fd >= 0);
 	close(fd);
-	write_file(path, "# comment\nsearch example\nnameserver 9.9.9.9\n\tnameserver\t1.1.1.1 \nnameserver fe80::1%eth0\n"
-			 "nameserver\nnameserver 2620:fe::fe\nnameserver 8.8.8.8\noptions edns0\n");
+	write_file(path,
+		   "# comment\nsearch example\nnameserver 9.9.9.9\n\tnameserver\t1.1.1.1 \nnameserver fe80::1%eth0\n"
+		   "nameserver\nnameserver 2620:fe::fe\nnameserver 8.8.8.8\noptions edns0\n");
 	struct upstreams upstreams;
 	struct net_service_config config = { .resolv_conf = path };
 	assert_int_equal(upstreams_init(&upstreams, &config, NULL), 0);

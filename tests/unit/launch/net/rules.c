@@ -42,7 +42,8 @@ static void every_blocked_range_stands_in_both_tables(void **state)
 	for (size_t i = 0; i < ADDRESS_BLOCKED_COUNT; i++) {
 		_cleanup_buf_ struct buf range = { 0 };
 		uint32_t a = address_blocked[i].address;
-		buf_addf(&range, "%u.%u.%u.%u/%u", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, address_blocked[i].prefix);
+		buf_addf(&range, "%u.%u.%u.%u/%u", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255,
+			 address_blocked[i].prefix);
 		assert_non_null(strstr(slot.data, range.data));
 		assert_non_null(strstr(host.data, range.data));
 	}
@@ -53,7 +54,9 @@ static void ranges_that_nest_are_written_once(void **state)
 	_cleanup_buf_ struct buf text = { 0 };
 	struct policy policy = {
 		.allow_count = 4,
-		.allow = { { ADDRESS_IPV4(8, 8, 8, 0), 24 }, { ADDRESS_IPV4(8, 0, 0, 0), 8 }, { ADDRESS_IPV4(8, 0, 0, 0), 8 },
+		.allow = { { ADDRESS_IPV4(8, 8, 8, 0), 24 },
+			   { ADDRESS_IPV4(8, 0, 0, 0), 8 },
+			   { ADDRESS_IPV4(8, 0, 0, 0), 8 },
 			   { ADDRESS_IPV4(9, 9, 9, 9), 32 } },
 	};
 	rules_policy(&text, NULL, &policy, 5);
