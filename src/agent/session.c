@@ -357,6 +357,8 @@ static bool find_hello(struct session *s)
 		size_t here = s->in_end - s->in_start;
 		if (here <= 4)
 			return false;
+		if (p[4] != hello_mark[0])
+			continue;
 		if (memcmp(p + 4, hello_mark, (here < mark ? here : mark) - 4) == 0 &&
 		    wire_get32(p) <= GUEST_PAYLOAD_MAX)
 			return here >= mark;
