@@ -131,6 +131,22 @@ static void test_json_bounds(void **state)
 	json_decref(json);
 }
 
+/* A refusal names the field, however deep it is. */
+static void test_json_names_the_field(void **state)
+{
+	static const char *const bad[][2] = {
+		{ "{\"a\":{\"b\":[1,\"x\\u0000y\"]}}", "a.b[1]: must not hold a NUL" },
+		{ "{\"x\":1,\"n\":9223372036854775808}", "n: the number is too large" },
+		{ "{\"x\":[{\"n\":-99999999999999999999}]}", "x[0].n: the number is too large" },
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_t *json = NULL;
+		struct error err = { 0 };
+		assert_int_equal(http_json_parse(bad[i][0], strlen(bad[i][0]), &json, &err), -EINVAL);
+		assert_string_equal(err.text, bad[i][1]);
+	}
+}
+
 /* ---- addresses ---- */
 
 static void client_is(const char *peer, const char *forwarded, const char *wanted)
@@ -173,7 +189,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_multipart),     cmocka_unit_test(test_multipart_refusals),
 		cmocka_unit_test(test_multipart_bounds), cmocka_unit_test(test_json_bounds),
-		cmocka_unit_test(test_client_address), cmocka_unit_test(test_cidrs),
+		cmocka_unit_test(test_json_names_the_field), cmocka_unit_test(test_client_address), cmocka_unit_test(test_cidrs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
