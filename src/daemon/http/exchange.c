@@ -11,6 +11,8 @@
 
 /* A refused request's body up to this is read and thrown away, so that the client sees the answer. */
 #define DRAIN_MAX ((uint64_t)8 << 20)
+/* Of an upload that was let in and failed on the way, say for want of space: its sender is to learn why. */
+#define DRAIN_UPLOAD_MAX ((uint64_t)4 << 30)
 
 struct exchange *exchange_new(struct http_server *server, struct http_conn *conn, const char *raw)
 {
@@ -26,6 +28,7 @@ struct exchange *exchange_new(struct http_server *server, struct http_conn *conn
 	exchange->server = server;
 	exchange->references = 1;
 	exchange->request.watch = -1;
+	exchange->drain_max = DRAIN_MAX;
 	if (conn) {
 		exchange->conn = http_conn_get(conn);
 		exchange->request.watch = conn->fd;
@@ -261,13 +264,15 @@ void exchange_data(struct exchange *exchange, const char *data, size_t size)
 	if (exchange->refused) {
 		/* No answer can be sent in the middle of a body: cut the connection when it is not worth the wait. */
 		exchange->drained += size;
-		exchange->cut = exchange->drained > DRAIN_MAX;
+		exchange->cut = exchange->drained > exchange->drain_max;
 		return;
 	}
-	if (!route->upload)
+	if (!route->upload) {
 		take_json(exchange, data, size);
-	else if (!route->upload->data(&exchange->request, data, size, &exchange->response))
+	} else if (!route->upload->data(&exchange->request, data, size, &exchange->response)) {
 		exchange->refused = true;
+		exchange->drain_max = DRAIN_UPLOAD_MAX;
+	}
 }
 
 void exchange_end(struct exchange *exchange)

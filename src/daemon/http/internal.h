@@ -99,7 +99,7 @@ struct exchange {
 	bool ready;                      /* for the handler to run: begun, whole body there */
 	bool queued;
 	bool cut;                        /* not worth waiting for the end of the body */
-	uint64_t received, drained;
+	uint64_t received, drained, drain_max;
 	int64_t body_deadline;
 
 	pthread_mutex_t lock;            /* for all below, and the answer's headers */

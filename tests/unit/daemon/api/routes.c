@@ -464,6 +464,22 @@ static void test_upload(void **state)
 	expect(gone, 404);
 }
 
+/* Whoever is in the middle of sending learns all the same why it failed. */
+static void test_upload_to_a_full_disk(void **state)
+{
+	_cleanup_free_ char *id = make_sandbox();
+	_cleanup_buf_ struct buf body = { 0 };
+	size_t size = (size_t)12 << 20;
+
+	buf_adds(&body, PART("path") "/a\r\n" PART("file"));
+	memset(buf_room(&body, size), 'x', size);
+	buf_grown(&body, size);
+	buf_adds(&body, "\r\n--XX--\r\n");
+	_cleanup_answer_ struct answer answer = upload(id, body.data);
+	expect(answer, 507);
+	assert_false(fake.finished);
+}
+
 static void test_download(void **state)
 {
 	_cleanup_free_ char *id = make_sandbox();
@@ -693,6 +709,7 @@ int main(void)
 		cmocka_unit_test_setup(test_client_leaves, reset),
 		cmocka_unit_test_setup(test_revoked_while_it_streams, reset),
 		cmocka_unit_test_setup(test_upload, reset),
+		cmocka_unit_test_setup(test_upload_to_a_full_disk, reset),
 		cmocka_unit_test_setup(test_download, reset),
 		cmocka_unit_test_setup(test_idempotency, reset),
 		cmocka_unit_test_setup(test_idempotency_at_once, reset),
