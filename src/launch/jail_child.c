@@ -226,7 +226,7 @@ void jail_child(const struct jail_host *host, const struct jail *jail, int repor
 	struct error err = { 0 };
 	size_t count = 0;
 	argv[count++] = program_of(host);
-	for (size_t i = 0; jail->args[i] && i < LAUNCH_ARGS; i++)
+	for (size_t i = 0; i < LAUNCH_ARGS && jail->args[i]; i++)
 		argv[count++] = jail->args[i];
 	argv[count] = NULL;
 	if (prepare(host, jail, &report, &err) == 0) {

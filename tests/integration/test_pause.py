@@ -151,10 +151,16 @@ def test_idle_pauses(own):
     assert box.out("cat /dev/shm/x 2>/dev/null || cat /tmp/x") == "memory\n"
 
 
-def test_a_lifetime_ends_a_paused_one(own):
+def test_a_lifetime_stands_still_while_paused(own):
+    """Who pauses keeps: a paused one waits as long as it takes, and then has the time it had left."""
     box = own(timeout_seconds=6)
     box.pause()
-    wait_until(lambda: box.get()["status"] == "terminated", "its time is over", 40, 0.3)
+    assert box.get()["expires_at"] is None
+    paused = time.monotonic()
+    wait_until(lambda: time.monotonic() > paused + 7, "more than its lifetime has gone by", 20)
+    assert box.get()["status"] == "paused"
+    box.resume()
+    wait_until(lambda: box.get()["status"] == "terminated", "the rest of its time is over", 40, 0.3)
     assert box.get()["termination"]["reason"] == "timeout"
 
 

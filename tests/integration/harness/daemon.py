@@ -57,6 +57,7 @@ class Daemon:
         self.port, self.metrics_port = free_port(), free_port()
         self.environment = environment or {}
         self.process = None
+        self.launchers = []
         self.expect_reports = False
         self.seen = 0
         for folder in (self.data, self.run, self.reports):
@@ -102,7 +103,8 @@ class Daemon:
     # ---- running ----
 
     def spawn(self, *arguments):
-        """Starts the process and returns at once."""
+        """Starts the process and returns at once. A launcher of a run that was killed may need a moment to end."""
+        wait_until(lambda: not any(map(is_running, self.launchers)), "the launcher of the last run ended", 60)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [program("akirad"), "--config", self.config, *arguments],
@@ -132,6 +134,7 @@ class Daemon:
             wait_until(lambda: self.events("ready", begin), "akirad logs that it is ready", 10)
         except TimeIsOver as error:
             raise TimeIsOver(f"{error}\n{self.tail()}") from None
+        self.launchers = [pid for pid in descendants(self.pid) if name_of(pid) == "akira-launch"]
         return self
 
     @property
@@ -202,7 +205,9 @@ class Daemon:
     def tail(self, lines=30):
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         # Good requests say nothing about what went wrong.
-        kept = [line for line in text.splitlines() if '"http_request"' not in line or '"status":"2' not in line]
+        dull = ('"event":"host"', '"event":"engine_is_no')
+        kept = [line for line in text.splitlines() if not any(word in line for word in dull)]
+        kept = [line for line in kept if '"http_request"' not in line or '"status":"2' not in line]
         return "\n".join(kept[-lines:])
 
     def log_lines(self, begin=0):
