@@ -213,13 +213,15 @@ int box_install(struct box *box, struct machine *m, int64_t lifetime_ms, struct 
 	if (!ending) {
 		box->machine = m;
 		box->row.status = SANDBOX_RUNNING;
-		if (!box->row.started_ms)
+		if (!box->row.started_ms) {
 			box->row.started_ms = wall_ms;
+			box->unbooked_creates = 1;
+		}
 		box->row.expires_ms = wall_ms + lifetime_ms;
 		box->deadline_ms = time_mono_ms() + lifetime_ms;
 		box->last_call_ms = time_mono_ms();
 		box->used_until_ms = (uint64_t)wall_ms;
-		box->cpu_us_before = box->sample_cpu_us = 0;
+		box->cpu_us_before = box->sample_cpu_us = box->last_cpu_us = 0;
 		box->sample_ms = 0;
 		box->counted = (struct policy_counters){ 0 };
 		pthread_cond_broadcast(&box->changed);
@@ -322,10 +324,12 @@ void box_end(struct box *box, const char *reason, const char *message)
 	pthread_cond_broadcast(&box->changed);
 	pthread_mutex_unlock(&box->lock);
 	/* A running one comes to the janitor when its VM has ended. */
-	if (vm)
+	if (vm) {
+		box_last_stats(box, vm);
 		vm_kill(vm, message);
-	else if (first)
+	} else if (first) {
 		janitor_push(box);
+	}
 	vm_put(vm);
 }
 

@@ -78,6 +78,7 @@ static int join(struct sandbox_exec *e, int64_t limit, struct error *err)
 		r = error_set(err, EDQUOT, "commands: at most %d at once in one sandbox", (int)limit);
 	} else {
 		box->execs++;
+		box->unbooked_execs++;
 		e->next = box->running;
 		box->running = e;
 	}

@@ -235,6 +235,8 @@ struct box {
 	double cpu_percent;
 	uint64_t memory_bytes;
 	struct policy_counters counted; /* of the network, at the last look */
+	uint64_t last_cpu_us;       /* just before its VM was killed */
+	uint64_t unbooked_creates, unbooked_execs;
 	uint64_t used_until_ms;     /* usage is booked up to here, wall clock */
 };
 
@@ -309,6 +311,8 @@ int recover(struct sandboxes *s, struct error *err);
 /* Its slot's counters: 0, or -errno where it has none (any more). */
 int box_counters(struct box *box, struct policy_counters *counters);
 void box_sample(struct box *box, int64_t now_ms);
+/* The VM's figures, while it still has some. */
+void box_last_stats(struct box *box, struct vm *vm);
 void box_book_usage(struct box *box, int64_t now_wall_ms);
 void snapshots_sweep(struct sandboxes *s);
 

@@ -122,6 +122,17 @@ int box_counters(struct box *box, struct policy_counters *counters)
 	return r == 0 && slot_of(box) != slot ? -ENOENT : r;
 }
 
+void box_last_stats(struct box *box, struct vm *vm)
+{
+	struct launcher_stats stats;
+
+	if (vm_stats(vm, &stats, NULL) < 0)
+		return;
+	pthread_mutex_lock(&box->lock);
+	box->last_cpu_us = stats.cpu_us;
+	pthread_mutex_unlock(&box->lock);
+}
+
 void box_book_usage(struct box *box, int64_t now_wall_ms)
 {
 	struct store_usage more = { 0 };
@@ -130,11 +141,10 @@ void box_book_usage(struct box *box, int64_t now_wall_ms)
 	struct vm *vm = running_vm(box);
 	struct error err = { 0 };
 
-	if (!vm)
-		return;
-	bool has_stats = vm_stats(vm, &stats, NULL) == 0;
+	if (vm && vm_stats(vm, &stats, NULL) < 0)
+		stats.cpu_us = box->last_cpu_us; /* its process has gone */
+	bool has_net = vm && box_counters(box, &net) == 0;
 	vm_put(vm);
-	bool has_net = box_counters(box, &net) == 0;
 
 	pthread_mutex_lock(&box->lock);
 	int64_t elapsed = now_wall_ms - (int64_t)box->used_until_ms;
@@ -142,9 +152,14 @@ void box_book_usage(struct box *box, int64_t now_wall_ms)
 	if (elapsed < 0 || elapsed > 600000)
 		elapsed = 0;
 	box->used_until_ms = (uint64_t)now_wall_ms;
+	if (!vm)
+		elapsed = 0; /* paused: it costs disk alone */
+	more.creates = box->unbooked_creates;
+	more.execs = box->unbooked_execs;
+	box->unbooked_creates = box->unbooked_execs = 0;
 	more.sandbox_s = (double)elapsed / 1000;
 	more.vcpu_s = more.sandbox_s * box->row.cpu_units / 4;
-	if (has_stats && stats.cpu_us > box->cpu_us_before) {
+	if (stats.cpu_us > box->cpu_us_before) {
 		more.cpu_s = (double)(stats.cpu_us - box->cpu_us_before) / 1e6;
 		box->cpu_us_before = stats.cpu_us;
 	}
