@@ -253,14 +253,15 @@ def run_meson(suite, which, limit, env):
         suite.count("failed", f"meson test {why}, {seen} of {len(tests)} ran", tail(log, 60))
 
 
-def run_pytest(suite, paths, limit, env, options):
+def run_pytest(suite, paths, limit, env, options, name=None, ignore=None):
+    name = name or suite.name
     paths = [path for path in paths if path.exists()]
     if not paths:
         return
-    result, log = RESULTS / f"{suite.name}.xml", RESULTS / f"{suite.name}.log"
+    result, log = RESULTS / f"{name}.xml", RESULTS / f"{name}.log"
     result.unlink(missing_ok=True)
     command = [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-ra", f"--rootdir={ROOT}/tests", "--durations=15"]
-    command += [f"--junitxml={result}", *options, *map(str, paths)]
+    command += [f"--junitxml={result}", *options, *([f"--ignore={ignore}"] if ignore else []), *map(str, paths)]
     code = run(command, log, limit, env)
     if result.exists():
         for case in ElementTree.parse(result).getroot().iter("testcase"):
@@ -320,7 +321,11 @@ def run_suite(name, env, arguments):
         if folders:
             run_pytest(suite, chosen(ROOT / "tests/attack") if arguments.only else folders, left(), env, options)
     elif name == "integration":
-        run_pytest(suite, chosen(ROOT / "tests/integration"), left(), env, options)
+        # Two runs, as both folders have modules of the same names.
+        agent = ROOT / "tests/integration/agent"
+        run_pytest(suite, chosen(ROOT / "tests/integration"), left(), env, options, ignore=agent)
+        if not arguments.only:
+            run_pytest(suite, [agent], left(), env, options, "integration-agent")
     stop_everything()
     suite.seconds = time.monotonic() - begin
     step(f"suite {name}: {suite.passed} passed, {suite.failed} failed, {suite.skipped} skipped in {suite.seconds:.0f} s")
