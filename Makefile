@@ -27,8 +27,8 @@ fuzz: ## fuzz for longer; ARGS="--time 600 json"
 lint: ## all linters
 	@tools/lint $(ARGS)
 
-soak: ## a thousand cycles of create, execute, delete, with every count compared
-	@AKIRA_TEST_LONG=1 AKIRA_SOAK_CYCLES=$${AKIRA_SOAK_CYCLES:-1000} tools/test integration --only test_90_leaks.py $(ARGS)
+soak: ## a thousand cycles with every count compared, and a neighbour under attack; ARGS="--cycles 100"
+	@tests/soak/soak $(ARGS)
 
 install: build ## install the release build under PREFIX (DESTDIR is honoured)
 	@DESTDIR="$(DESTDIR)" meson install -C build --no-rebuild
