@@ -338,9 +338,10 @@ int images_guest(struct images *images, struct guest_kernel *guest, struct error
 	_cleanup_fd_ int dir = openat(images->cache, "guest", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return error_set(err, EPROTO, "the guest's kernel is missing: run tools/guest/assemble");
-	json_t *manifest = read_manifest(dir, err);
+	struct error why = { 0 };
+	json_t *manifest = read_manifest(dir, &why);
 	if (!manifest)
-		return error_prefix(err, "the guest's kernel");
+		return error_set(err, EPROTO, "the guest's kernel: %.400s", why.text);
 
 	char both[160];
 	const char *kernel = text_of(manifest, "kernel_sha256"), *initramfs = text_of(manifest, "initramfs_sha256");
@@ -349,7 +350,7 @@ int images_guest(struct images *images, struct guest_kernel *guest, struct error
 	if (r == 0)
 		r = str_copy(guest->release, sizeof(guest->release), text_of(manifest, "kernel_release"));
 	if (r < 0)
-		error_set(err, EPROTO, "the guest's manifest is malformed");
+		r = error_set(err, EPROTO, "the guest's manifest is malformed");
 	if (r == 0)
 		r = open_verified(images, dir, "kernel", kernel, &guest->kernel, err);
 	if (r == 0)
