@@ -1,6 +1,7 @@
 """Hostile code inside a sandbox, through the API (groups I and J): akirad and the neighbours do not mind."""
 
 import concurrent.futures
+import http.client
 import os
 import time
 
@@ -107,9 +108,13 @@ def test_i07_a_path_that_is_swapped_under_an_upload(own):
 def test_i08_files_that_are_no_files(box, path):
     box.run("mkfifo -m 666 /tmp/pipe; true")
     begin = time.monotonic()
-    answer = box.download(path, timeout=60)
-    assert answer.status in (200, 400, 403, 404, 422), answer
-    assert len(answer.body) < 1 << 20 and time.monotonic() - begin < 40
+    try:
+        answer = box.download(path, timeout=60)
+        assert answer.status in (200, 400, 403, 404, 422), answer
+        assert len(answer.body) < 1 << 20
+    except http.client.IncompleteRead:
+        pass  # it held less than it said: the connection is broken off, so that nobody takes it for whole
+    assert time.monotonic() - begin < 40
 
 
 def test_i08_a_file_of_an_exabyte(own):
@@ -213,10 +218,10 @@ def test_j02_memory(own):
 @pytest.mark.limit(240)
 def test_j03_disk_and_inodes(own):
     box = own(resources={"storage": 1})
-    result = box.execute("head -c 3000000000 /dev/zero > /workspace/fill", timeout=120).json
+    result = box.execute("fallocate -l 600M /workspace/first; head -c 1000000000 /dev/zero > /workspace/fill", timeout=120).json
     assert result["exit_code"] != 0 and ("space" in result["stderr"] or result["status"] == "timeout"), result
-    assert box.out("rm -f /workspace/fill; echo freed") == "freed\n"
-    box.put("/tmp/files.py", b"import os\nos.makedirs('/workspace/n', exist_ok=True)\ni = 0\ntry:\n  while i < 40000:\n    open(f'/workspace/n/{i}', 'w').close(); i += 1\nexcept OSError as e: print(e)\nprint(i > 1000)\n")
+    assert box.out("rm -f /workspace/fill /workspace/first; echo freed") == "freed\n"
+    box.put("/tmp/files.py", b"import os\nos.makedirs('/workspace/n', exist_ok=True)\ni = 0\ntry:\n  while i < 6000:\n    open(f'/workspace/n/{i}', 'w').close(); i += 1\nexcept OSError as e: print(e)\nprint(i > 1000)\n")
     box.execute("python3 /tmp/files.py", timeout=60)
     assert usable_or_explained(box)
 
@@ -233,7 +238,7 @@ def test_j03_disk_and_inodes(own):
 def test_j04_bombs(own, bomb):
     box = own()
     box.put("/tmp/bomb.py", bomb.encode())
-    assert box.execute("timeout 20 python3 /tmp/bomb.py; rm -f /dev/shm/x /tmp/x", timeout=40).status in (200, 409)
+    assert box.execute("timeout 8 python3 /tmp/bomb.py; rm -f /dev/shm/x /tmp/x", timeout=40).status in (200, 409)
     usable_or_explained(box)
     deleted_quickly(box)
 
