@@ -125,6 +125,9 @@ static int take_line(void *user, const char *section, const char *key, const cha
 	struct reading *r = user;
 	const struct setting *s = find(section, key);
 
+	/* The parser goes on after a mistake; the first one is the one to tell. */
+	if (r->result < 0)
+		return 0;
 	if (!s)
 		r->result = error_set(r->err, EINVAL, "unknown setting \"%.60s\" in section [%.60s]", key, section);
 	else
