@@ -139,7 +139,7 @@ int spec_check(struct sandboxes *s, const struct sandbox_actor *actor, const str
 void hostname_of(const char *name, char hostname[64])
 {
 	size_t n = 0;
-	for (; name[n] && n < 63; n++)
+	for (; n < 63 && name[n]; n++)
 		hostname[n] = (name[n] == '.' || name[n] == '_') ? '-' : name[n];
 	while (n > 0 && hostname[n - 1] == '-')
 		n--;
