@@ -31,7 +31,9 @@
 #define STORAGE_GB_MAX 1024
 #define EXECS_PER_BOX 64
 #define GUEST_MS 20000         /* for one request to an agent */
-#define BOOT_MS 120000
+#define BOOT_TRY_MS 40000      /* from power-on to the agent's HELLO: 0.7 to 2.5 s where nothing else runs */
+#define BOOT_ATTEMPTS 3
+#define BOOT_MS 120000         /* for what follows until a template is stopped */
 
 /* ---- disk.c: files of the data folder ---- */
 
@@ -141,7 +143,7 @@ struct machine_source {
  */
 int machine_start(struct sandboxes *s, const struct shape *shape, const struct machine_source *source,
 		  struct machine **machine, struct error *err);
-/* Cold boot on given files, for templates: up to an agent that answered HELLO. ram and scratch are borrowed. */
+/* Cold boot on given files, for templates: up to an agent that answered HELLO, or -ETIMEDOUT. ram and scratch are borrowed. */
 int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int scratch, uint64_t scratch_bytes,
 		 struct machine **machine, struct error *err);
 /* What makes it this sandbox's: clock, entropy, names, environment, network; then the CPU quota. */
@@ -311,6 +313,7 @@ int recover(struct sandboxes *s, struct error *err);
 /* Its slot's counters: 0, or -errno where it has none (any more). */
 int box_counters(struct box *box, struct policy_counters *counters);
 void box_sample(struct box *box, int64_t now_ms);
+void box_unstall(struct box *box); /* goes on if the host's disk was full */
 /* The VM's figures, while it still has some. */
 void box_last_stats(struct box *box, struct vm *vm);
 void box_book_usage(struct box *box, int64_t now_wall_ms);

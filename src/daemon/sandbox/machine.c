@@ -263,7 +263,7 @@ int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int sc
 	if (r == 0)
 		r = start_vm(m, &p, ram, true, -1, scratch, scratch_bytes, 1, err);
 	if (r == 0)
-		r = link_hello(vm_link(m->vm), false, BOOT_MS, &phase, err);
+		r = link_hello(vm_link(m->vm), false, BOOT_TRY_MS, &phase, err);
 	parts_close(&p);
 	return started(m, r, out, err);
 }

@@ -16,6 +16,15 @@ static struct vm *running_vm(struct box *box)
 	return vm;
 }
 
+void box_unstall(struct box *box)
+{
+	struct vm *vm = running_vm(box);
+
+	if (vm && vm_unstall(vm))
+		log_warn("vm_had_no_space", "sandbox", box->id, "effect", "its write is tried again");
+	vm_put(vm);
+}
+
 /* Used memory as the guest's kernel counts it, held to what it was granted. */
 static uint64_t guest_memory(struct vm *vm, uint64_t granted)
 {

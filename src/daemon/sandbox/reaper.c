@@ -109,8 +109,10 @@ static void take_figures(struct box *box)
 	bool sample = time_mono_ms() - box->sample_ms >= SAMPLE_MS;
 	bool book = time_wall_ms() - (int64_t)box->used_until_ms >= BOOK_MS;
 	pthread_mutex_unlock(&box->lock);
-	if (sample)
+	if (sample) {
+		box_unstall(box);
 		box_sample(box, time_mono_ms());
+	}
 	if (book)
 		box_book_usage(box, time_wall_ms());
 }

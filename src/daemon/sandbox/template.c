@@ -252,6 +252,24 @@ static int build_files(struct sandboxes *s, const struct shape *shape, enum temp
 	return ftruncate(b->scratch, (off_t)b->scratch_bytes) < 0 ? error_errno(err, errno, "size a disk") : 0;
 }
 
+/*
+ * Debian's kernel was seen to hang while it calibrates its clock under emulation on a loaded host, before the agent
+ * runs. A second boot is cheap beside a create that fails.
+ */
+static int build_boot(struct sandboxes *s, const struct shape *shape, struct build *b, struct machine **m,
+		      struct error *err)
+{
+	int r = -ETIMEDOUT;
+
+	for (int attempt = 0; attempt < BOOT_ATTEMPTS && r == -ETIMEDOUT; attempt++) {
+		/* RAM as of a machine that was just switched on. */
+		if (ftruncate(b->ram, 0) < 0 || ftruncate(b->ram, (off_t)shape->memory_mib << 20) < 0)
+			return error_errno(err, errno, "size a template's RAM");
+		r = machine_boot(s, shape, b->ram, b->scratch, b->scratch_bytes, m, err);
+	}
+	return r;
+}
+
 /* The guest, from power-on to the point from which every sandbox begins. */
 static int build_run(struct sandboxes *s, const struct shape *shape, enum template_kind kind, struct build *b,
 		     struct error *err)
@@ -260,7 +278,7 @@ static int build_run(struct sandboxes *s, const struct shape *shape, enum templa
 	unsigned char fields[16];
 	struct tlv_writer w;
 
-	int r = machine_boot(s, shape, b->ram, b->scratch, b->scratch_bytes, &m, err);
+	int r = build_boot(s, shape, b, &m, err);
 	if (r < 0)
 		return r;
 	r = guest_request(m->vm, GUEST_WARM, NULL, BOOT_MS, err);
