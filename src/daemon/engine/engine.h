@@ -76,6 +76,11 @@ const char *vm_id(const struct vm *vm);
 
 int vm_run(struct vm *vm, struct error *err);
 int vm_stop(struct vm *vm, struct error *err);
+/*
+ * A VM whose write found no space on the host stands still until it is told to try again. Tells it, if that is why it
+ * stands: true. Does not wait for another control call.
+ */
+bool vm_unstall(struct vm *vm);
 /* The scratch device has this size from now on (before vm_run after a load, or at any time). */
 int vm_resize_scratch(struct vm *vm, uint64_t bytes, struct error *err);
 /*

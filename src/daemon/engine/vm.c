@@ -38,6 +38,7 @@ struct vm {
 	int console, status;
 	bool shared_ram;
 	pthread_mutex_t control; /* one QMP conversation at a time */
+	bool halted;             /* under control: by vm_stop, so not to be woken by vm_unstall */
 	pthread_t thread;
 	bool has_thread;
 	void (*ended)(struct vm *vm, void *context);
@@ -406,9 +407,10 @@ const char *vm_id(const struct vm *vm)
 	return vm->id;
 }
 
-static int simple(struct vm *vm, const char *command, struct error *err)
+static int simple(struct vm *vm, const char *command, bool halted, struct error *err)
 {
 	pthread_mutex_lock(&vm->control);
+	vm->halted = halted;
 	int r = qmp_command(vm->qmp, command, NULL, -1, COMMAND_MS, NULL, err);
 	pthread_mutex_unlock(&vm->control);
 	return r;
@@ -416,12 +418,30 @@ static int simple(struct vm *vm, const char *command, struct error *err)
 
 int vm_run(struct vm *vm, struct error *err)
 {
-	return simple(vm, "cont", err);
+	return simple(vm, "cont", false, err);
 }
 
 int vm_stop(struct vm *vm, struct error *err)
 {
-	return simple(vm, "stop", err);
+	return simple(vm, "stop", true, err);
+}
+
+bool vm_unstall(struct vm *vm)
+{
+	json_t *answer = NULL;
+
+	if (pthread_mutex_trylock(&vm->control) != 0)
+		return false;
+	bool stalled = false;
+	if (!vm->halted && qmp_command(vm->qmp, "query-status", NULL, -1, COMMAND_MS, &answer, NULL) == 0) {
+		const char *status = json_string_value(json_object_get(answer, "status"));
+		stalled = status && strcmp(status, "io-error") == 0;
+	}
+	json_decref(answer);
+	if (stalled)
+		stalled = qmp_command(vm->qmp, "cont", NULL, -1, COMMAND_MS, NULL, NULL) == 0;
+	pthread_mutex_unlock(&vm->control);
+	return stalled;
 }
 
 int vm_resize_scratch(struct vm *vm, uint64_t bytes, struct error *err)

@@ -52,6 +52,40 @@ def test_n02_vm_processes_killed_at_any_moment(quiet):
     assert keeper.out("echo here") == "here\n"
 
 
+@pytest.mark.limit(200)
+def test_n06_a_guest_writes_while_the_hosts_disk_is_full(private, tmp_path):
+    """Its own writes may fail; it is not stopped for good, loses nothing that was synced, and goes on when there is space."""
+    from test_storage import Volume
+
+    os.chmod(tmp_path, 0o755)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        os.chmod(folder, 0o755)
+    volume = Volume("ext4", 1400, tmp_path)
+    daemon = private({"limits": {"disk_reserve_mib": 64}}, data_dir=volume.point / "data")
+    try:
+        daemon.start()
+        api = daemon.api()
+        box, other = api.create(), api.create()
+        box.run("echo synced > /workspace/kept; sync")
+        filler = volume.point / "filler"
+        with open(filler, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, volume.free() - (4 << 20)))
+        box.execute("head -c 200000000 /dev/urandom > /workspace/large; sync", timeout=6)
+        assert daemon.alive
+        assert api.get("/healthz", key=None).status in (200, 503)
+        filler.unlink()
+
+        def usable():
+            answer = box.execute("cat /workspace/kept", timeout=10)
+            return answer.json if answer.status == 200 and answer.json.get("stdout") == "synced\n" else None
+
+        wait_until(usable, "it goes on when there is space again", 60, 0.5)
+        assert other.out("echo x > /workspace/x; cat /workspace/x", timeout=60) == "x\n"
+    finally:
+        daemon.close()
+        volume.close()
+
+
 def test_n08_the_kernel_takes_vms_first(quiet):
     """When the host's memory runs out, the VM processes are to go before akirad and its launcher."""
     daemon, _, keeper = quiet
