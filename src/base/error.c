@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static void vset(struct error *err, int code, const char *format, va_list args) __attribute__((format(printf, 3, 0)));
+
 static void vset(struct error *err, int code, const char *format, va_list args)
 {
 	err->code = code;
