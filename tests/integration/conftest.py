@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from harness import contract  # noqa: E402
 from harness import daemon as daemons  # noqa: E402
 from harness.daemon import Daemon  # noqa: E402
 
@@ -72,6 +73,7 @@ def watch():
 
 def pytest_sessionfinish():
     daemons.clean_up()
+    contract.share()
 
 
 class Shared:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -253,15 +254,15 @@ def run_meson(suite, which, limit, env):
         suite.count("failed", f"meson test {why}, {seen} of {len(tests)} ran", tail(log, 60))
 
 
-def run_pytest(suite, paths, limit, env, options, name=None, ignore=None):
+def run_pytest(suite, paths, limit, env, options, name=None):
     name = name or suite.name
     paths = [path for path in paths if path.exists()]
     if not paths:
         return
     result, log = RESULTS / f"{name}.xml", RESULTS / f"{name}.log"
     result.unlink(missing_ok=True)
-    command = [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-ra", f"--rootdir={ROOT}/tests", "--durations=15"]
-    command += [f"--junitxml={result}", *options, *([f"--ignore={ignore}"] if ignore else []), *map(str, paths)]
+    command = [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-ra", f"--rootdir={ROOT}/tests", "--durations=15", "--tb=short"]
+    command += [f"--junitxml={result}", *options, *map(str, paths)]
     code = run(command, log, limit, env)
     if result.exists():
         for case in ElementTree.parse(result).getroot().iter("testcase"):
@@ -281,6 +282,51 @@ def read_case(suite, case):
             suite.count("failed", title, "\n".join((element.text or element.get("message") or "").splitlines()[-120:]))
             return
     suite.count("skipped" if case.find("skipped") is not None else "passed")
+
+
+# Seconds that a module of the integration tests takes, roughly, where that is not the usual: to share them out evenly.
+USUAL = 30
+WEIGHTS = {
+    "attack_guest": 150, "auth": 100, "restart": 90, "faults": 90, "status": 80, "usage": 80, "execute": 70, "files": 70, "pause": 70,
+    "agent": 60, "leaks": 60, "clone": 60, "snapshots": 60, "templates": 60, "storage": 60, "config": 50, "cli": 50,
+}
+
+
+def weight(path):
+    return WEIGHTS.get(path.stem.removeprefix("test_"), USUAL)
+
+
+def run_integration(suite, limit, env, options):
+    """Two at a time, as most of what a test does is to wait; then the document against all answers that were seen."""
+    folder = ROOT / "tests/integration"
+    units = [path for path in sorted(folder.glob("test_*.py")) if path.name != "test_openapi.py"]
+    shares, sums = ([], []), [0, weight(folder / "agent")]
+    for unit in sorted(units, key=lambda path: -weight(path)):
+        least = sums.index(min(sums))
+        shares[least].append(unit)
+        sums[least] += weight(unit)
+    seen = RESULTS / "answers.jsonl"
+    seen.unlink(missing_ok=True)
+    env = {**env, "AKIRA_TEST_ANSWERS": str(seen)}
+    parts = [Suite(suite.name), Suite(suite.name)]
+
+    def half(number):
+        if number == 1:
+            # By itself, as it has modules of the same names.
+            run_pytest(parts[number], [folder / "agent"], limit, env, options, "integration-agent")
+        run_pytest(parts[number], shares[number], limit, env, options, f"integration-{number + 1}")
+
+    threads = [threading.Thread(target=half, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run_pytest(suite, [folder / "test_openapi.py"], 120, env, options, "integration-openapi")
+    for part in parts:
+        suite.passed += part.passed
+        suite.failed += part.failed
+        suite.skipped += part.skipped
+        suite.failures += part.failures
 
 
 def run_lint(suite, limit, env):
@@ -321,11 +367,10 @@ def run_suite(name, env, arguments):
         if folders:
             run_pytest(suite, chosen(ROOT / "tests/attack") if arguments.only else folders, left(), env, options)
     elif name == "integration":
-        # Two runs, as both folders have modules of the same names.
-        agent = ROOT / "tests/integration/agent"
-        run_pytest(suite, chosen(ROOT / "tests/integration"), left(), env, options, ignore=agent)
-        if not arguments.only:
-            run_pytest(suite, [agent], left(), env, options, "integration-agent")
+        if arguments.only:
+            run_pytest(suite, chosen(ROOT / "tests/integration"), left(), env, options)
+        else:
+            run_integration(suite, left(), env, options)
     stop_everything()
     suite.seconds = time.monotonic() - begin
     step(f"suite {name}: {suite.passed} passed, {suite.failed} failed, {suite.skipped} skipped in {suite.seconds:.0f} s")

@@ -6,6 +6,7 @@ differences at the end.
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,9 @@ import jsonschema
 import yaml
 
 FILE = Path(__file__).resolve().parents[3] / "api" / "openapi.yaml"
+
+# Where runs at the same time put what they saw, one object a line.
+SHARED = os.environ.get("AKIRA_TEST_ANSWERS")
 
 differences = {}  # text -> an example
 seen = set()  # (method, path of the document, status)
@@ -172,3 +176,19 @@ def compare(method, target, answer):
     seen.add((op.method, op.path, answer.status))
     for text in problems_of(op, answer):
         differences.setdefault(f"{op.name}: {text}", repr(answer))
+
+
+def share():
+    """For the run that looks at all of them."""
+    if SHARED:
+        with open(SHARED, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"differences": differences}) + "\n")
+
+
+def collect():
+    """All differences: of this run and of those that shared theirs."""
+    found = dict(differences)
+    if SHARED and Path(SHARED).exists():
+        for line in Path(SHARED).read_text(encoding="utf-8").splitlines():
+            found.update(json.loads(line)["differences"])
+    return found
