@@ -2,13 +2,11 @@
 
 import re
 
-from harness.client import Api
-
 LINE = re.compile(r'^[a-zA-Z_:][a-zA-Z0-9_:]*(\{[a-zA-Z_]\w*="(?:[^"\\\n]|\\.)*"(,[a-zA-Z_]\w*="(?:[^"\\\n]|\\.)*")*\})? [-+0-9.eE]+(Inf)?(NaN)?$')
 
 
 def scrape(daemon):
-    answer = Api("127.0.0.1", daemon.metrics_port).get("/metrics")
+    answer = daemon.metrics().get("/metrics")
     assert answer.status == 200 and answer.headers["content-type"].startswith("text/plain")
     return answer.body.decode()
 
@@ -71,7 +69,7 @@ def test_no_ids_and_no_secrets(daemon, api, box):
 
 
 def test_the_listeners_are_apart(daemon, api):
-    assert Api("127.0.0.1", daemon.metrics_port, api.key).get("/v1/sandboxes/list").status == 404
+    assert daemon.metrics(api.key).get("/v1/sandboxes/list").status == 404
     assert api.get("/metrics").status == 404
 
 

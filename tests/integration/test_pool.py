@@ -12,9 +12,7 @@ from harness.wait import wait_until
 
 def metric(daemon, name):
     """Sum of a metric over its labels; None while it is not there."""
-    from harness.client import Api
-
-    text = Api("127.0.0.1", daemon.metrics_port).get("/metrics").body.decode()
+    text = daemon.metrics().get("/metrics").body.decode()
     found = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+]+)$", text, re.M)
     return sum(float(value) for value in found) if found else None
 

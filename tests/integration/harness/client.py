@@ -61,6 +61,8 @@ def multipart(parts, boundary=None):
 class Api:
     """source: the address to call from (127.0.0.2, …), for tests that would be slowed down for their failures."""
 
+    compared = True  # with the document; the metrics' listener is another server
+
     def __init__(self, host, port, key=None, tls=None, source=None):
         self.host, self.port, self.key, self.tls, self.source = host, port, key, tls, source
 
@@ -124,7 +126,8 @@ class Api:
         connection, response = self.open(method, path, **options)
         try:
             answer = Answer(response.status, response.getheaders(), response.read())
-            contract.compare(method, path, answer)
+            if self.compared:
+                contract.compare(method, path, answer)
             return answer
         finally:
             connection.close()

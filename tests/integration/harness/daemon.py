@@ -202,6 +202,12 @@ class Daemon:
             key = self.key
         return Api("127.0.0.1", self.port, key)
 
+    def metrics(self, key=None):
+        """The client of the metrics' listener."""
+        client = Api("127.0.0.1", self.metrics_port, key)
+        client.compared = False
+        return client
+
     def tail(self, lines=30):
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         # Good requests say nothing about what went wrong.
