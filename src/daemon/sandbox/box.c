@@ -333,6 +333,18 @@ void box_end(struct box *box, const char *reason, const char *message)
 	vm_put(vm);
 }
 
+int box_error(struct box *box, int r, struct error *err)
+{
+	r = host_error(r, err);
+	if (r != -EIO)
+		return r;
+	pthread_mutex_lock(&box->lock);
+	if (box->reason[0] || box->gone)
+		r = ending_error(box, err);
+	pthread_mutex_unlock(&box->lock);
+	return r;
+}
+
 int box_wait_gone(struct box *box, int timeout_ms)
 {
 	int64_t until = time_mono_ms() + timeout_ms;

@@ -94,7 +94,7 @@ static int run_start(struct start *start, struct error *err)
 		atomic_fetch_add(&s->creates, 1);
 		return 0;
 	}
-	r = host_error(r, err);
+	r = box_error(start->box, r, err);
 	atomic_fetch_add(&s->create_failures, 1);
 	log_warn("create_failed", "sandbox", start->box->id, "error", err ? err->text : "");
 	box_end(start->box, "host_error", err && r != -EIO ? err->text : "the sandbox could not be started");

@@ -270,6 +270,11 @@ int box_install(struct box *box, struct machine *machine, int64_t lifetime_ms, s
 void box_boost(struct box *box, bool on);
 /* Begin the end; the first reason stands. Kills the VM at once. */
 void box_end(struct box *box, const char *reason, const char *message);
+/*
+ * What an operation on it failed with, as host_error; and -EBUSY if it is ending: that is then why, and no fault of the
+ * host.
+ */
+int box_error(struct box *box, int r, struct error *err);
 /* Wait until nothing of it is left: 0 or -ETIMEDOUT. */
 int box_wait_gone(struct box *box, int timeout_ms);
 void box_machine_ended(struct machine *machine, void *context);

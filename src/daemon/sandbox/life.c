@@ -102,7 +102,7 @@ static int apply_network(struct box *box, const struct net_rules *rules, const c
 	if (slot != LAUNCHER_NO_SLOT)
 		r = net_service_update(s->config.net, slot, rules, err);
 	if (r < 0)
-		return host_error(r, err);
+		return box_error(box, r, err);
 	char *kept = json ? strdup(json) : NULL;
 	if (json && !kept)
 		return error_set(err, ENOMEM, "no memory for network rules");

@@ -201,7 +201,7 @@ int box_pause_held(struct box *box, struct error *err)
 	}
 	vm_put(vm);
 	if (r < 0)
-		return host_error(r, err);
+		return box_error(box, r, err);
 
 	pthread_mutex_lock(&box->lock);
 	struct machine *m = box->machine;
@@ -288,7 +288,7 @@ static int wake_machine(struct box *box, struct machine **out, bool *lost, struc
 		machine_stop(m);
 	else
 		*out = m;
-	return host_error(r, err);
+	return box_error(box, r, err);
 }
 
 int box_resume_held(struct box *box, struct error *err)

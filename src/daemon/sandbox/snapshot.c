@@ -200,7 +200,7 @@ static int make_file(struct box *box, struct store_snapshot *row, struct error *
 		r = error_set(err, EIO, "sync the snapshots");
 	if (r < 0)
 		disk_remove(&s->disk, FOLDER_SNAPSHOTS, temporary);
-	return host_error(r, err);
+	return box_error(box, r, err);
 }
 
 /* With the box held. Whole afterwards, or nothing is left. */

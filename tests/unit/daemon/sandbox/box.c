@@ -123,6 +123,14 @@ void machine_stop(struct machine *m)
 
 /* ---- the rest of the domain ---- */
 
+/* machine.c's, in short. */
+int host_error(int r, struct error *err)
+{
+	if (r == 0 || r == -ENOSPC || r == -EBUSY)
+		return r;
+	return error_set(err, EIO, "hidden");
+}
+
 static atomic_int saved_states;  /* what paused_remove would find */
 static int (*resume)(struct box *box, struct error *err);
 
@@ -307,6 +315,24 @@ static void belongs_to_its_organisation(void **state)
 	box_end(box, "deleted", "");
 	expect_end(w, box, "deleted");
 	assert_int_equal(box_use(&w->s, &actor, "sbx_1", &used, &vm, &w->err), -ENOENT);
+	box_put(box);
+}
+
+static void failures_of_what_is_ending(void **state)
+{
+	struct world *w = *state;
+	struct box *box = running_box(w, "sbx_1");
+
+	assert_int_equal(box_error(box, 0, &w->err), 0);
+	assert_int_equal(box_error(box, -EIO, &w->err), -EIO);
+	assert_int_equal(box_error(box, -ENOSPC, &w->err), -ENOSPC);
+	box_end(box, "deleted", "");
+	assert_int_equal(box_error(box, -EPIPE, &w->err), -EBUSY);
+	assert_int_equal(w->err.code, EBUSY);
+	assert_non_null(strstr(w->err.text, "deleted"));
+	assert_int_equal(box_error(box, -ENOSPC, &w->err), -ENOSPC);
+	expect_end(w, box, "deleted");
+	assert_int_equal(box_error(box, -EIO, NULL), -EBUSY);
 	box_put(box);
 }
 
@@ -503,7 +529,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(lives_and_ends), CASE(ends_of_vms), CASE(ended_before_it_was_installed),
-		CASE(not_installed_in_what_is_ending), CASE(belongs_to_its_organisation), CASE(a_held_one_keeps_its_machine),
+		CASE(not_installed_in_what_is_ending), CASE(belongs_to_its_organisation),
+		CASE(failures_of_what_is_ending), CASE(a_held_one_keeps_its_machine),
 		CASE(a_late_end_of_an_earlier_machine), CASE(deleted_during_its_resume), CASE(use_resumes), CASE(races),
 	};
 	log_init("test", "json", LOG_ERROR_ + 1);
