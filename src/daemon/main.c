@@ -33,6 +33,7 @@
 #define TICK_MS 2000
 #define FLUSH_MS 10000
 #define GRACE_MS 5000
+#define LAUNCHER_WAIT_MS 15000
 
 struct daemon {
 	struct config config;
@@ -150,7 +151,13 @@ static int start_launcher(struct daemon *d, struct error *err)
 		.net_base = c->net_base_address,
 		.kvm = d->engine.acceleration == ENGINE_KVM,
 	};
+	/* After a crash of akirad the launcher before us may still be taking its VMs down. */
+	int64_t deadline = time_mono_ms() + LAUNCHER_WAIT_MS;
 	int r = launcher_spawn(&lc, &d->launcher, &swept, err);
+	while (r == -EBUSY && time_mono_ms() < deadline) {
+		usleep(100000);
+		r = launcher_spawn(&lc, &d->launcher, &swept, err);
+	}
 	if (r == 0 && swept > 0)
 		log_info("swept", "leftovers", LOG_INT(swept));
 	d->engine.launcher = d->launcher;

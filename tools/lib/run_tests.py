@@ -24,7 +24,8 @@ LONG = bool(os.environ.get("AKIRA_TEST_LONG"))
 
 SUITES = ("lint", "unit", "fuzz", "attack", "integration")
 # Seconds. Bounds against hangs, not expectations.
-LIMITS = {"lint": 420, "unit": 300, "fuzz": 300, "attack": 600, "integration": 840}
+# Against hangs alone: a machine that does much else at the same time must not fail for it.
+LIMITS = {"lint": 600, "unit": 600, "fuzz": 600, "attack": 900, "integration": 2400}
 OPTIONS = ["-Dtests=true", "-Dfaults=true", "-Db_sanitize=address,undefined", "-Db_lundef=false"]
 
 PR_SET_CHILD_SUBREAPER = 36

@@ -68,6 +68,18 @@ static int64_t lifetime_of(struct box *box)
 	return lifetime_ms;
 }
 
+/* Make a pooled machine this sandbox's; if that fails it is gone and *machine NULL. */
+static int claim(struct start *start, struct machine **machine, struct error *err)
+{
+	int r = make_ready(start, *machine, err);
+
+	if (r < 0) {
+		machine_stop(*machine);
+		*machine = NULL;
+	}
+	return r;
+}
+
 static int run_start(struct start *start, struct error *err)
 {
 	struct sandboxes *s = start->s;
@@ -78,11 +90,16 @@ static int run_start(struct start *start, struct error *err)
 	};
 	int r = 0;
 
+	if (m && claim(start, &m, err) < 0) {
+		/* It died while nobody looked: what was asked for is made from the template, as if the pool were empty. */
+		log_info("pooled_machine_lost", "sandbox", start->box->id, "error", err ? err->text : "");
+		start->machine = NULL;
+	}
 	if (!m)
 		r = machine_start(s, &start->shape, &source, &m, err);
 	if (r == 0 && FAULT("create-personalise") < 0)
 		r = error_set(err, EIO, "injected: create-personalise");
-	if (r == 0)
+	if (r == 0 && !start->machine)
 		r = make_ready(start, m, err);
 	if (r == 0)
 		r = box_install(start->box, m, lifetime_of(start->box), err);
