@@ -31,6 +31,28 @@ def quiet():
 
 
 @pytest.mark.limit(120)
+def test_c07_disk_and_memory_files_are_cut_under_the_vm(private):
+    """What root does to the files by mistake: the sandboxes on them fail or end, akirad goes on and the next one works."""
+    daemon = private().start()
+    api = daemon.api()
+    cut, neighbour = api.create(), api.create()
+    os.truncate(daemon.data / "scratch" / cut.id, 4096)
+    cut.execute("cat /workspace/* > /dev/null; head -c 1000000 /dev/zero > /workspace/x; sync", timeout=10)
+    assert daemon.alive and neighbour.out("echo fine") == "fine\n"
+    assert cut.delete().status == 200
+    rams = list((daemon.data / "templates").glob("*/ram"))
+    assert rams
+    for ram in rams:
+        os.truncate(ram, 4096)  # every VM maps it: its pages are gone, and touching them is SIGBUS
+    neighbour.execute("python3 -c 'x = bytearray(50 << 20)'; cat /usr/bin/* > /dev/null", timeout=10)
+    assert daemon.alive
+    assert neighbour.delete().status in (200, 409)
+    wait_until(lambda: neighbour.get()["status"] == "terminated", "it ended", 20)
+    with api.create() as again:
+        assert again.out("echo new") == "new\n"
+
+
+@pytest.mark.limit(120)
 def test_n02_vm_processes_killed_at_any_moment(quiet):
     """Killed while a command, an upload or nothing runs: told truthfully, its neighbours and the daemon go on."""
     daemon, api, keeper = quiet
