@@ -131,7 +131,8 @@ static void *watcher(void *context)
 		if (got >= 0 || errno != EINTR)
 			break;
 	}
-	if (vm->console >= 0)
+	/* Its last words, up to the end of file. */
+	for (int i = 0; i < 16 && vm->console >= 0; i++)
 		drain_console(vm);
 	explain(vm, &status, got != sizeof(status));
 	link_kill(vm->link, vm->exit.message);
