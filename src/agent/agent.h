@@ -33,40 +33,40 @@ struct agent {
 	struct session session;
 	struct watch port;
 	bool port_readable, port_writable;
-	bool connected;         /* a host is at the other end of the port */
-	uint8_t phase;          /* enum guest_phase */
+	bool connected; /* a host is at the other end of the port */
+	uint8_t phase;  /* enum guest_phase */
 
 	/* descriptors that live as long as the agent; -1 before they are there */
-	int null;               /* /dev/null */
-	int proc;               /* the outer /proc */
-	int scratch;            /* the scratch file system's root */
-	int root;               /* the sandbox's root, O_PATH */
-	int devpts;             /* the sandbox's /dev/pts, O_PATH */
+	int null;                   /* /dev/null */
+	int proc;                   /* the outer /proc */
+	int scratch;                /* the scratch file system's root */
+	int root;                   /* the sandbox's root, O_PATH */
+	int devpts;                 /* the sandbox's /dev/pts, O_PATH */
 	int outer_pids, inner_pids; /* pid namespaces */
-	struct watch anchor;    /* pidfd */
+	struct watch anchor;        /* pidfd */
 	pid_t anchor_pid;
 	char base_device[16], scratch_device[16]; /* "vda" */
 
 	/* PERSONALISE */
 	char workdir[GUEST_PATH_MAX];
 	char *env[REQUEST_LIST_MAX + 1];
-	char *env_bytes;        /* what env points to */
+	char *env_bytes; /* what env points to */
 
 	/* the scratch file system is frozen, or about to be: nothing may be written from the loop */
 	bool frozen;
 	struct stream *freezing, *thawing; /* requests under way; freezing may be of a forgotten stream */
-	bool thaw_wanted;       /* as soon as the freezing is done */
+	bool thaw_wanted;                  /* as soon as the freezing is done */
 
 	struct cgroup_pool cgroups;
-	struct job *jobs;       /* of commands and files */
-	int64_t wake_at;        /* CLOCK_MONOTONIC, ms: pump then at the latest; 0: no such time */
+	struct job *jobs; /* of commands and files */
+	int64_t wake_at;  /* CLOCK_MONOTONIC, ms: pump then at the latest; 0: no such time */
 	bool powering_off;
 };
 
 /* Something with a stream that may have work to do in each round. */
 struct job {
 	struct job *next;
-	struct stream *stream;         /* NULL when nobody listens any more */
+	struct stream *stream;                            /* NULL when nobody listens any more */
 	bool (*pump)(struct agent *a, struct job *job);   /* true if it did anything */
 	void (*forget)(struct agent *a, struct job *job); /* the stream is gone: let go, undo, or run on in silence */
 	void (*destroy)(struct job *job);                 /* free the memory */
@@ -83,4 +83,3 @@ void agent_die(const char *format, ...) __attribute__((noreturn, format(printf, 
 void agent_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Make the kernel reset the machine, which ends the VM. */
 void agent_power_off(struct agent *a) __attribute__((noreturn));
-

@@ -27,9 +27,9 @@
 
 /* What root may keep. Everything that reaches beyond the sandbox, or the agent, is not here. */
 static const int kept_capabilities[] = {
-	CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP,
-	CAP_NET_BIND_SERVICE, CAP_NET_RAW, CAP_SYS_CHROOT, CAP_SETFCAP, CAP_LEASE, CAP_IPC_OWNER, CAP_IPC_LOCK,
-	CAP_LINUX_IMMUTABLE, CAP_SYS_TTY_CONFIG, CAP_NET_BROADCAST,
+	CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FOWNER,           CAP_FSETID,          CAP_KILL,           CAP_SETGID,
+	CAP_SETUID, CAP_SETPCAP,      CAP_NET_BIND_SERVICE, CAP_NET_RAW,         CAP_SYS_CHROOT,     CAP_SETFCAP,
+	CAP_LEASE,  CAP_IPC_OWNER,    CAP_IPC_LOCK,         CAP_LINUX_IMMUTABLE, CAP_SYS_TTY_CONFIG, CAP_NET_BROADCAST,
 };
 
 static void mount_or_die(const char *type, const char *where, unsigned long flags, const char *options)
@@ -175,7 +175,7 @@ static void wait_for_devices(struct agent *a, int uevents, char port[32])
 		struct pollfd wait = { .fd = uevents, .events = POLLIN };
 		if (poll(&wait, 1, time_left_ms(deadline)) == 0)
 			agent_die("no %s after %d ms", disks ? "port " GUEST_PORT_NAME : "disks base and scratch",
-			          DEVICES_WAIT_MS);
+				  DEVICES_WAIT_MS);
 		while (recv(uevents, drain, sizeof(drain), 0) > 0 || errno == ENOBUFS)
 			if (errno == ENOBUFS)
 				errno = 0;

@@ -12,16 +12,16 @@
 #include "base/error.h"
 
 struct cgroup {
-	struct watch events;  /* cgroup.events, watched only while processes linger */
+	struct watch events; /* cgroup.events, watched only while processes linger */
 	int dir;
-	int populated;        /* cgroup.events, open */
-	struct cgroup *next;  /* in the list of free or of used ones */
+	int populated;       /* cgroup.events, open */
+	struct cgroup *next; /* in the list of free or of used ones */
 	struct cgroup_pool *pool;
 	uint32_t number;
 };
 
 struct cgroup_pool {
-	int sandbox;          /* folder of the group that has the limits; -1 before cgroup_setup */
+	int sandbox; /* folder of the group that has the limits; -1 before cgroup_setup */
 	struct loop *loop;
 	struct cgroup *free, *used;
 	unsigned int free_count;
@@ -40,7 +40,7 @@ struct cgroup *cgroup_take(struct cgroup_pool *pool);
 void cgroup_release(struct cgroup *group);
 /* SIGKILL to every process in it, at once and without a race against fork. */
 void cgroup_kill(struct cgroup *group);
-void cgroup_kill_all(struct cgroup_pool *pool); /* those of all commands, ended or not */
+void cgroup_kill_all(struct cgroup_pool *pool);   /* those of all commands, ended or not */
 void cgroup_kill_group(struct cgroup_pool *pool); /* every process of `sandbox`, its first one too */
 /* A number from a file of `sandbox`; key: of a line "key number", or NULL. 0 if there is none. */
 uint64_t cgroup_number(const struct cgroup_pool *pool, const char *file, const char *key);

@@ -20,10 +20,10 @@
 #include "base/time.h"
 #include "proto/tlv.h"
 
-#define LINGERING_MAX 512     /* commands that ended while something holds their output */
-#define PTY_SETTLE_MS 30      /* a terminal hands its last bytes on from a kernel thread */
+#define LINGERING_MAX 512 /* commands that ended while something holds their output */
+#define PTY_SETTLE_MS 30  /* a terminal hands its last bytes on from a kernel thread */
 #define DISCARD_ROUNDS 4
-#define PAUSE_MS 2            /* between two reads of little */
+#define PAUSE_MS 2 /* between two reads of little */
 #define PAUSE_BELOW 16384
 
 /*
@@ -38,7 +38,7 @@ struct output {
 	struct watch watch;
 	bool readable, hung_up, enlarged;
 	int64_t paused_until; /* CLOCK_MONOTONIC, ms; 0: not paused */
-	int64_t rest; /* bytes to send before EXIT; -1: not known yet; for a terminal: 1 until it is dry */
+	int64_t rest;         /* bytes to send before EXIT; -1: not known yet; for a terminal: 1 until it is dry */
 };
 
 struct command {
@@ -48,8 +48,8 @@ struct command {
 	bool in_writable, in_closing;
 	bool terminal; /* out[0] is its master side, both ways */
 	bool exited, reaped;
-	bool detached; /* the host wants no output */
-	bool closing;  /* the host wants it dead: output for which there is no credit is dropped */
+	bool detached;     /* the host wants no output */
+	bool closing;      /* the host wants it dead: output for which there is no credit is dropped */
 	int64_t settle_at; /* terminal: when it counts as dry */
 	struct queue queue;
 	struct cgroup *cgroup;
@@ -206,7 +206,8 @@ static void note_read(struct command *c, struct output *out, ssize_t n, size_t a
 	if (n < 0 && errno == EAGAIN)
 		out->readable = false;
 	else if (n < 0 && c->terminal && !c->reaped)
-		out->readable = false; /* EIO: nobody holds it just now. To close it would be a SIGHUP to who is exiting. */
+		out->readable =
+			false; /* EIO: nobody holds it just now. To close it would be a SIGHUP to who is exiting. */
 	else if (n <= 0)
 		close_output(out);
 	else if (!c->terminal && (size_t)n < asked && !out->hung_up)
@@ -472,7 +473,7 @@ static int open_pipes(struct agent *a, struct ends *e, bool input, uint32_t user
 static int open_terminal(struct agent *a, struct ends *e, const struct request *r, uint32_t user)
 {
 	struct winsize size = { .ws_row = (unsigned short)request_number(r, GUEST_TAG_ROWS, 24),
-		.ws_col = (unsigned short)request_number(r, GUEST_TAG_COLS, 80) };
+				.ws_col = (unsigned short)request_number(r, GUEST_TAG_COLS, 80) };
 	int unlock = 0;
 
 	e->ours[1] = openat(a->devpts, "ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
@@ -565,7 +566,7 @@ static struct command *new_command(struct agent *a)
 }
 
 static int start(struct agent *a, struct command *c, struct request *r, struct ends *e, struct spawn *s,
-                 struct error *err)
+		 struct error *err)
 {
 	const char *shell[4];
 	struct path_user user;
@@ -581,9 +582,16 @@ static int start(struct agent *a, struct command *c, struct request *r, struct e
 		return error_set(err, EAGAIN, "no control group for the command");
 
 	*s = (struct spawn){
-		.anchor = a->anchor.fd, .proc = a->proc, .cgroup = c->cgroup->dir, .terminal = c->terminal,
-		.workdir = a->workdir, .cwd = request_text(r, GUEST_TAG_CWD), .user = id, .group = user.group,
-		.argv = arguments(a, r, shell), .env = environment(a, r, &user),
+		.anchor = a->anchor.fd,
+		.proc = a->proc,
+		.cgroup = c->cgroup->dir,
+		.terminal = c->terminal,
+		.workdir = a->workdir,
+		.cwd = request_text(r, GUEST_TAG_CWD),
+		.user = id,
+		.group = user.group,
+		.argv = arguments(a, r, shell),
+		.env = environment(a, r, &user),
 	};
 	for (int i = 0; i < 3; i++)
 		s->fds[i] = c->terminal ? e->child[0] : e->child[i] >= 0 ? e->child[i] : a->null;
@@ -635,9 +643,9 @@ void command_control(struct agent *a, struct stream *stream, const struct reques
 		break;
 	case GUEST_RESIZE:
 		if (c->terminal && c->out[0].watch.fd >= 0)
-			ioctl(c->out[0].watch.fd, TIOCSWINSZ, &(struct winsize){
-				.ws_row = (unsigned short)r->number[GUEST_TAG_ROWS],
-				.ws_col = (unsigned short)r->number[GUEST_TAG_COLS] });
+			ioctl(c->out[0].watch.fd, TIOCSWINSZ,
+			      &(struct winsize){ .ws_row = (unsigned short)r->number[GUEST_TAG_ROWS],
+						 .ws_col = (unsigned short)r->number[GUEST_TAG_COLS] });
 		break;
 	case GUEST_CLOSE:
 		c->closing = true;

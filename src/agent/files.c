@@ -18,8 +18,8 @@ struct file {
 	int fd;
 	/* of a write */
 	int dir;
-	bool ending;      /* all of it is here (or in queue) */
-	uint64_t size;    /* written */
+	bool ending;        /* all of it is here (or in queue) */
+	uint64_t size;      /* written */
 	struct queue queue; /* while the file system is frozen */
 	char name[256];
 	char temporary[40];

@@ -10,7 +10,7 @@ struct loop {
 
 struct watch {
 	void (*ready)(struct watch *watch, uint32_t events); /* NULL: nothing is watched */
-	int fd; /* owned; -1 when none */
+	int fd;                                              /* owned; -1 when none */
 };
 
 int loop_init(struct loop *loop);

@@ -24,7 +24,7 @@
 #include "base/time.h"
 #include "proto/tlv.h"
 
-#define READS_A_ROUND 24      /* of a page each: give the output its turn */
+#define READS_A_ROUND 24 /* of a page each: give the output its turn */
 #define POWER_OFF_WAIT_MS 2000
 
 static void say(const char *format, va_list args)
@@ -161,7 +161,8 @@ static int request(void *ctx, struct stream *stream, const struct request *r, st
 	case GUEST_METRICS: return metrics(a, stream, err);
 	case GUEST_SHUTDOWN: a->powering_off = true; return 0;
 	case GUEST_STAT:
-		return a->phase == GUEST_PERSONALISED ? files_stat(a, stream, r, err) : error_set(err, EINVAL, "not personalised");
+		return a->phase == GUEST_PERSONALISED ? files_stat(a, stream, r, err)
+						      : error_set(err, EINVAL, "not personalised");
 	default: return work_request(a, stream, r, err);
 	}
 }
@@ -209,8 +210,14 @@ static void control(void *ctx, struct stream *stream, const struct request *r)
 }
 
 static const struct session_ops ops = {
-	.reset = reset, .phase = phase, .request = request, .open = open_stream,
-	.data = data, .end = end, .credit = credit, .control = control,
+	.reset = reset,
+	.phase = phase,
+	.request = request,
+	.open = open_stream,
+	.data = data,
+	.end = end,
+	.credit = credit,
+	.control = control,
 };
 
 /* The port. */

@@ -129,7 +129,8 @@ static int passwd_line(char *line, uint32_t id, struct path_user *user)
 	    str_u64(field[3], 0, UINT32_MAX - 1, &group) < 0)
 		return 0;
 	user->group = (uint32_t)group;
-	if (str_copy(user->name, sizeof(user->name), field[0]) < 0 || str_copy(user->home, sizeof(user->home), field[5]) < 0)
+	if (str_copy(user->name, sizeof(user->name), field[0]) < 0 ||
+	    str_copy(user->home, sizeof(user->home), field[5]) < 0)
 		return 0;
 	return 1;
 }

@@ -82,7 +82,8 @@ static int write_boot_id(const struct request *r, struct error *err)
 	char hex[33], text[40];
 
 	str_hex(hex, r->text[GUEST_TAG_BOOT_ID], 16);
-	int size = snprintf(text, sizeof(text), "%.8s-%.4s-%.4s-%.4s-%.12s\n", hex, hex + 8, hex + 12, hex + 16, hex + 20);
+	int size = snprintf(text, sizeof(text), "%.8s-%.4s-%.4s-%.4s-%.12s\n", hex, hex + 8, hex + 12, hex + 16,
+			    hex + 20);
 	_cleanup_fd_ int fd = open(ROOT_BOOT_ID, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || pwrite(fd, text, (size_t)size, 0) != size)
 		return error_errno(err, errno, "set the boot id");
@@ -132,7 +133,8 @@ static int write_resolver(struct agent *a, const struct request *r, struct error
 	char text[64] = "";
 
 	if (ip)
-		snprintf(text, sizeof(text), "nameserver %u.%u.%u.%u\n", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255);
+		snprintf(text, sizeof(text), "nameserver %u.%u.%u.%u\n", ip >> 24, ip >> 16 & 255, ip >> 8 & 255,
+			 ip & 255);
 	int result = path_write(a->root, "/etc", "resolv.conf", text, strlen(text), 0644);
 	return result < 0 ? error_errno(err, -result, "write /etc/resolv.conf") : 0;
 }

@@ -74,7 +74,10 @@ static bool shape_of(uint8_t type, struct shape *shape)
 	case GUEST_STAT:
 	case GUEST_OPEN_READ:
 	case GUEST_OPEN_WATCH: must = BIT(PATH); break;
-	case GUEST_OPEN_WRITE: must = BIT(PATH); may = BIT(MODE); break;
+	case GUEST_OPEN_WRITE:
+		must = BIT(PATH);
+		may = BIT(MODE);
+		break;
 	case GUEST_OPEN_TCP: must = BIT(PORT); break;
 	case GUEST_SIGNAL: must = BIT(SIGNAL); break;
 	case GUEST_RESIZE: must = BIT(ROWS) | BIT(COLS); break;
@@ -103,9 +106,18 @@ static int take_number(struct request *r, const struct tlv_field *f, const struc
 	int result;
 
 	switch (rule->kind) {
-	case KIND_U8: result = tlv_get_u8(f, &u8); value = result ? 0 : u8; break;
-	case KIND_U16: result = tlv_get_u16(f, &u16); value = result ? 0 : u16; break;
-	case KIND_U32: result = tlv_get_u32(f, &u32); value = result ? 0 : u32; break;
+	case KIND_U8:
+		result = tlv_get_u8(f, &u8);
+		value = result ? 0 : u8;
+		break;
+	case KIND_U16:
+		result = tlv_get_u16(f, &u16);
+		value = result ? 0 : u16;
+		break;
+	case KIND_U32:
+		result = tlv_get_u32(f, &u32);
+		value = result ? 0 : u32;
+		break;
 	default: result = tlv_get_u64(f, &value); break;
 	}
 	if (result < 0 || value < rule->min || value > rule->max)

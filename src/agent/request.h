@@ -14,15 +14,15 @@
 #define REQUEST_LIST_MAX GUEST_ARGS_MAX
 
 struct request {
-	uint8_t type;                     /* enum guest_type */
-	uint64_t present;                 /* bit per tag */
-	uint64_t number[REQUEST_TAGS];    /* of a present tag of kind u8..u64 */
-	const char *text[REQUEST_TAGS];   /* of a present tag of kind bytes; a NUL follows the value */
-	uint32_t size[REQUEST_TAGS];      /* of the value, without that NUL */
+	uint8_t type;                   /* enum guest_type */
+	uint64_t present;               /* bit per tag */
+	uint64_t number[REQUEST_TAGS];  /* of a present tag of kind u8..u64 */
+	const char *text[REQUEST_TAGS]; /* of a present tag of kind bytes; a NUL follows the value */
+	uint32_t size[REQUEST_TAGS];    /* of the value, without that NUL */
 	size_t argc, envc;
 	const char *argv[REQUEST_LIST_MAX + 1]; /* NULL-terminated */
 	const char *env[REQUEST_LIST_MAX + 1];  /* "K=V", NULL-terminated */
-	char arena[GUEST_PAYLOAD_MAX];    /* what the pointers point to: valid until the next request_decode */
+	char arena[GUEST_PAYLOAD_MAX];          /* what the pointers point to: valid until the next request_decode */
 };
 
 /*

@@ -41,8 +41,9 @@ static int enter_overlay(struct error *err)
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return error_errno(err, errno, "make the mounts private");
 	int r = try_mount("overlay", "/sandbox", MS_NODEV | MS_NOATIME,
-	                  "lowerdir=/base,upperdir=/scratch/upper,workdir=/scratch/work,"
-	                  "redirect_dir=on,index=off,metacopy=off", err);
+			  "lowerdir=/base,upperdir=/scratch/upper,workdir=/scratch/work,"
+			  "redirect_dir=on,index=off,metacopy=off",
+			  err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < sizeof(old) / sizeof(old[0]); i++)
@@ -60,12 +61,13 @@ static int make_devices(struct error *err)
 		const char *path;
 		unsigned int minor, major;
 	} nodes[] = {
-		{ "/dev/null", 3, 1 }, { "/dev/zero", 5, 1 }, { "/dev/full", 7, 1 }, { "/dev/random", 8, 1 },
-		{ "/dev/urandom", 9, 1 }, { "/dev/tty", 0, 5 },
+		{ "/dev/null", 3, 1 },   { "/dev/zero", 5, 1 },    { "/dev/full", 7, 1 },
+		{ "/dev/random", 8, 1 }, { "/dev/urandom", 9, 1 }, { "/dev/tty", 0, 5 },
 	};
 	static const char *const links[][2] = {
-		{ "pts/ptmx", "/dev/ptmx" }, { "/proc/self/fd", "/dev/fd" }, { "/proc/self/fd/0", "/dev/stdin" },
-		{ "/proc/self/fd/1", "/dev/stdout" }, { "/proc/self/fd/2", "/dev/stderr" },
+		{ "pts/ptmx", "/dev/ptmx" },          { "/proc/self/fd", "/dev/fd" },
+		{ "/proc/self/fd/0", "/dev/stdin" },  { "/proc/self/fd/1", "/dev/stdout" },
+		{ "/proc/self/fd/2", "/dev/stderr" },
 	};
 
 	for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++)
@@ -87,7 +89,9 @@ static int mount_inside(struct error *err)
 	r = r ? r : try_mount("cgroup2", "/sys/fs/cgroup", HARD | MS_RDONLY, "nsdelegate", err);
 	r = r ? r : try_mount("tmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=0755,size=1m,nr_inodes=1024", err);
 	r = r ? r : make_devices(err);
-	r = r ? r : try_mount("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5", err);
+	r = r ? r
+	      : try_mount("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5",
+			  err);
 	r = r ? r : try_mount("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777,size=50%", err);
 	r = r ? r : try_mount("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755,size=20%", err);
 	if (r < 0)
@@ -102,12 +106,14 @@ static int mount_inside(struct error *err)
 /* What lets root of the sandbox into the kernel: writable settings, the kernel's memory, its keys. */
 static int mask_proc(int boot_id, struct error *err)
 {
-	static const char *const read_only[] = { "/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-trigger" };
-	static const char *const hidden[] = { "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg",
-		"/proc/sched_debug", "/proc/latency_stats", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup",
-		"/proc/vmallocinfo", "/proc/kallsyms", "/proc/key-users" };
-	static const char *const closed[] = { "/proc/acpi", "/proc/scsi", "/sys/firmware", "/sys/kernel/debug",
-		"/sys/kernel/tracing", "/sys/fs/bpf" };
+	static const char *const read_only[] = { "/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs",
+						 "/proc/sysrq-trigger" };
+	static const char *const hidden[] = { "/proc/kcore",       "/proc/keys",        "/proc/timer_list",
+					      "/proc/kmsg",        "/proc/sched_debug", "/proc/latency_stats",
+					      "/proc/kpagecount",  "/proc/kpageflags",  "/proc/kpagecgroup",
+					      "/proc/vmallocinfo", "/proc/kallsyms",    "/proc/key-users" };
+	static const char *const closed[] = { "/proc/acpi",        "/proc/scsi",          "/sys/firmware",
+					      "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/fs/bpf" };
 
 	for (size_t i = 0; i < sizeof(read_only) / sizeof(read_only[0]); i++) {
 		const char *path = read_only[i];
@@ -123,7 +129,8 @@ static int mask_proc(int boot_id, struct error *err)
 		if (mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
 			return error_errno(err, errno, "hide %s", hidden[i]);
 	for (size_t i = 0; i < sizeof(closed) / sizeof(closed[0]); i++)
-		if (mount("tmpfs", closed[i], "tmpfs", HARD | MS_RDONLY, "size=0,nr_inodes=2,mode=0555") < 0 && errno != ENOENT)
+		if (mount("tmpfs", closed[i], "tmpfs", HARD | MS_RDONLY, "size=0,nr_inodes=2,mode=0555") < 0 &&
+		    errno != ENOENT)
 			return error_errno(err, errno, "hide %s", closed[i]);
 
 	const char *target = "/proc/sys/kernel/random/boot_id";
@@ -137,7 +144,8 @@ static int build(struct error *err)
 {
 	if (unshare(CLONE_NEWCGROUP) < 0)
 		return error_errno(err, errno, "make a cgroup namespace");
-	_cleanup_fd_ int boot_id = (int)syscall(SYS_open_tree, AT_FDCWD, ROOT_BOOT_ID, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	_cleanup_fd_ int boot_id = (int)syscall(SYS_open_tree, AT_FDCWD, ROOT_BOOT_ID,
+						OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	if (boot_id < 0)
 		return error_errno(err, errno, "open %s", ROOT_BOOT_ID);
 	int r = enter_overlay(err);

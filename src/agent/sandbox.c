@@ -67,7 +67,9 @@ static int start_anchor(struct agent *a, int report, struct error *err)
 	int pidfd = -1;
 	struct clone_args args = {
 		.flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD | CLONE_INTO_CGROUP,
-		.pidfd = (uintptr_t)&pidfd, .exit_signal = SIGCHLD, .cgroup = (uint64_t)a->cgroups.sandbox,
+		.pidfd = (uintptr_t)&pidfd,
+		.exit_signal = SIGCHLD,
+		.cgroup = (uint64_t)a->cgroups.sandbox,
 	};
 	long pid = syscall(SYS_clone3, &args, sizeof(args));
 
@@ -108,8 +110,7 @@ static int enter_namespaces(struct agent *a, struct error *err)
 		return error_errno(err, errno, "open the sandbox's namespaces");
 	/* These the agent shares with the sandbox, so that children need not join one by one. Mounts it does not, nor
 	 * the cgroup namespace: from inside, the limits cannot be written. */
-	if (setns(a->anchor.fd, CLONE_NEWUTS | CLONE_NEWIPC) < 0 ||
-	    setns(a->inner_pids, CLONE_NEWPID) < 0)
+	if (setns(a->anchor.fd, CLONE_NEWUTS | CLONE_NEWIPC) < 0 || setns(a->inner_pids, CLONE_NEWPID) < 0)
 		return error_errno(err, errno, "join the sandbox's namespaces");
 	return 0;
 }

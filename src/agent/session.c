@@ -15,13 +15,14 @@
 
 /* A frame taken while there is room makes one answer; each stream may end of itself, after a credit. */
 static_assert(SESSION_OUT_SIZE - SESSION_OUT_DATA - GUEST_FRAME_MAX >= 2 * (GUEST_STREAMS_MAX + 1) * SMALL_FRAME_MAX,
-              "answers must always find room");
+	      "answers must always find room");
 
 /*
  * What each HELLO begins with after its length: type, channel, reserved, stream 0, then the field VERSION = 1. A host
  * that starts in the middle of what another one was sending is found by this.
  */
-static const unsigned char hello_mark[] = { GUEST_HELLO, 0, 0, 0, 0, 0, 0, 0, GUEST_TAG_VERSION, 0, 4, 0, 0, 0, 1, 0, 0, 0 };
+static const unsigned char hello_mark[] = { GUEST_HELLO, 0, 0, 0, 0, 0, 0, 0, GUEST_TAG_VERSION,
+					    0,           4, 0, 0, 0, 1, 0, 0, 0 };
 
 void session_init(struct session *s, const struct session_ops *ops, void *ctx)
 {
@@ -49,7 +50,7 @@ static size_t out_used(const struct session *s)
 }
 
 static void put_frame(struct session *s, enum guest_type type, uint8_t channel, uint32_t stream, const void *data,
-                      size_t size)
+		      size_t size)
 {
 	unsigned char *to = out_room(s, GUEST_HEADER_SIZE + size);
 
@@ -58,8 +59,9 @@ static void put_frame(struct session *s, enum guest_type type, uint8_t channel, 
 		s->greeted = false;
 		return;
 	}
-	guest_put_header(to, &(struct guest_header){
-		.length = (uint32_t)size, .type = (uint8_t)type, .channel = channel, .stream = stream });
+	guest_put_header(
+		to, &(struct guest_header){
+			    .length = (uint32_t)size, .type = (uint8_t)type, .channel = channel, .stream = stream });
 	if (size > 0)
 		memcpy(to + GUEST_HEADER_SIZE, data, size);
 	s->out_end += GUEST_HEADER_SIZE + size;
@@ -107,8 +109,9 @@ static struct stream *stream_new(struct session *s, uint32_t id, enum stream_kin
 	for (size_t i = 0; i < GUEST_STREAMS_MAX; i++) {
 		struct stream *stream = &s->streams[i];
 		if (stream->kind == STREAM_FREE) {
-			*stream = (struct stream){ .id = id, .kind = (uint8_t)kind,
-				.in_window = GUEST_WINDOW, .out_credit = GUEST_WINDOW };
+			*stream = (struct stream){
+				.id = id, .kind = (uint8_t)kind, .in_window = GUEST_WINDOW, .out_credit = GUEST_WINDOW
+			};
 			return stream;
 		}
 	}
@@ -174,8 +177,10 @@ void *session_room(struct session *s, const struct stream *stream, size_t *room)
 
 void session_data(struct session *s, struct stream *stream, uint8_t channel, size_t size)
 {
-	guest_put_header(s->out + s->out_end, &(struct guest_header){
-		.length = (uint32_t)size, .type = GUEST_DATA, .channel = channel, .stream = stream->id });
+	guest_put_header(s->out + s->out_end, &(struct guest_header){ .length = (uint32_t)size,
+								      .type = GUEST_DATA,
+								      .channel = channel,
+								      .stream = stream->id });
 	s->out_end += GUEST_HEADER_SIZE + size;
 	stream->out_credit -= (uint32_t)size;
 }
@@ -316,7 +321,7 @@ static int take_credit(struct session *s, struct stream *stream, const unsigned 
 }
 
 static int take_control(struct session *s, struct stream *stream, const struct guest_header *h,
-                        const unsigned char *payload)
+			const unsigned char *payload)
 {
 	if (request_decode(&s->request, h->type, payload, h->length) < 0)
 		return -EBADMSG;

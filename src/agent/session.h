@@ -25,13 +25,13 @@ enum stream_kind { STREAM_FREE, STREAM_REQUEST, STREAM_EXEC, STREAM_READ, STREAM
 
 struct stream {
 	uint32_t id;
-	uint8_t kind;          /* enum stream_kind */
-	bool opened;           /* OPENED was sent */
-	bool ended;            /* the host sent EOF */
-	uint32_t in_window;    /* bytes of DATA that the host may still send */
-	uint32_t in_owed;      /* bytes consumed and not yet given back */
-	uint32_t out_credit;   /* bytes of DATA that we may still send */
-	void *job;             /* the ops' own */
+	uint8_t kind;        /* enum stream_kind */
+	bool opened;         /* OPENED was sent */
+	bool ended;          /* the host sent EOF */
+	uint32_t in_window;  /* bytes of DATA that the host may still send */
+	uint32_t in_owed;    /* bytes consumed and not yet given back */
+	uint32_t out_credit; /* bytes of DATA that we may still send */
+	void *job;           /* the ops' own */
 };
 
 #define SESSION_LATER 1
@@ -59,10 +59,10 @@ struct session_ops {
 struct session {
 	const struct session_ops *ops;
 	void *ctx;
-	bool greeted;          /* a HELLO was taken and no rule broken since */
+	bool greeted; /* a HELLO was taken and no rule broken since */
 	size_t in_start, in_end;
 	size_t out_start, out_end;
-	size_t out_frame_end;  /* end of the frame of which out_start is inside, or out_start */
+	size_t out_frame_end; /* end of the frame of which out_start is inside, or out_start */
 	struct stream streams[GUEST_STREAMS_MAX];
 	struct request request;
 	unsigned char in[SESSION_IN_SIZE];

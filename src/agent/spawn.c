@@ -128,20 +128,20 @@ static long clone_and_call(struct clone_args *args, int (*function)(void *), voi
 {
 	long result = SYS_clone3;
 
-	__asm__ volatile(
-		"syscall\n\t"
-		"testq %%rax, %%rax\n\t"
-		"jnz 1f\n\t"
-		"movq %[pointer], %%rdi\n\t"
-		"callq *%[function]\n\t"
-		"movl %%eax, %%edi\n\t"
-		"movl %[exit], %%eax\n\t"
-		"syscall\n\t"
-		"hlt\n"
-		"1:"
-		: "+a"(result)
-		: "D"(args), "S"(sizeof(*args)), [function] "r"(function), [pointer] "r"(pointer), [exit] "i"(SYS_exit)
-		: "rcx", "r11", "memory", "cc");
+	__asm__ volatile("syscall\n\t"
+			 "testq %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "movq %[pointer], %%rdi\n\t"
+			 "callq *%[function]\n\t"
+			 "movl %%eax, %%edi\n\t"
+			 "movl %[exit], %%eax\n\t"
+			 "syscall\n\t"
+			 "hlt\n"
+			 "1:"
+			 : "+a"(result)
+			 : "D"(args),
+			   "S"(sizeof(*args)), [function] "r"(function), [pointer] "r"(pointer), [exit] "i"(SYS_exit)
+			 : "rcx", "r11", "memory", "cc");
 	return result < 0 ? (errno = (int)-result, -1) : result;
 }
 #else
@@ -153,8 +153,11 @@ int spawn(struct spawn *s)
 	static unsigned char stack[STACK_SIZE] __attribute__((aligned(64)));
 	struct clone_args args = {
 		.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP,
-		.pidfd = (uintptr_t)&s->pidfd, .exit_signal = SIGCHLD, .cgroup = (uint64_t)s->cgroup,
-		.stack = (uintptr_t)stack, .stack_size = sizeof(stack),
+		.pidfd = (uintptr_t)&s->pidfd,
+		.exit_signal = SIGCHLD,
+		.cgroup = (uint64_t)s->cgroup,
+		.stack = (uintptr_t)stack,
+		.stack_size = sizeof(stack),
 	};
 	int normal = 0;
 

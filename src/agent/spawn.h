@@ -17,11 +17,11 @@ struct spawn {
 	uint32_t user, group;
 	const char **argv, **env; /* NULL-terminated; argv[0] is looked up in PATH of env */
 	/* out */
-	pid_t pid;           /* as the agent sees it */
-	pid_t inner_pid;     /* as the sandbox sees it */
-	int pidfd;           /* -1 on failure */
-	int error;           /* errno of what failed, 0 when the program runs */
-	const char *failed;  /* what that was */
+	pid_t pid;          /* as the agent sees it */
+	pid_t inner_pid;    /* as the sandbox sees it */
+	int pidfd;          /* -1 on failure */
+	int error;          /* errno of what failed, 0 when the program runs */
+	const char *failed; /* what that was */
 };
 
 /* Returns when the new program runs or has failed: 0 or -errno. */

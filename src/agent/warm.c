@@ -22,12 +22,39 @@
 
 /* Whole, because any of their pages may be touched; what is not in the image is passed over. */
 static const char *const files[] = {
-	"/bin/bash", "/bin/sh", "/bin/busybox", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6",
-	"/lib/x86_64-linux-gnu/libtinfo.so.6", "/lib/x86_64-linux-gnu/libm.so.6", "/lib/x86_64-linux-gnu/libz.so.1",
-	"/lib/x86_64-linux-gnu/libselinux.so.1", "/lib/x86_64-linux-gnu/libpcre2-8.so.0", "/lib/ld-musl-x86_64.so.1",
-	"/bin/ls", "/bin/cat", "/bin/echo", "/bin/true", "/bin/sleep", "/bin/mkdir", "/bin/rm", "/bin/cp", "/bin/grep",
-	"/bin/sed", "/usr/bin/env", "/usr/bin/head", "/usr/bin/tail", "/usr/bin/wc", "/usr/bin/sort", "/usr/bin/id",
-	"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ld.so.cache", "/etc/profile", "/etc/bash.bashrc",
+	"/bin/bash",
+	"/bin/sh",
+	"/bin/busybox",
+	"/lib64/ld-linux-x86-64.so.2",
+	"/lib/x86_64-linux-gnu/libc.so.6",
+	"/lib/x86_64-linux-gnu/libtinfo.so.6",
+	"/lib/x86_64-linux-gnu/libm.so.6",
+	"/lib/x86_64-linux-gnu/libz.so.1",
+	"/lib/x86_64-linux-gnu/libselinux.so.1",
+	"/lib/x86_64-linux-gnu/libpcre2-8.so.0",
+	"/lib/ld-musl-x86_64.so.1",
+	"/bin/ls",
+	"/bin/cat",
+	"/bin/echo",
+	"/bin/true",
+	"/bin/sleep",
+	"/bin/mkdir",
+	"/bin/rm",
+	"/bin/cp",
+	"/bin/grep",
+	"/bin/sed",
+	"/usr/bin/env",
+	"/usr/bin/head",
+	"/usr/bin/tail",
+	"/usr/bin/wc",
+	"/usr/bin/sort",
+	"/usr/bin/id",
+	"/etc/passwd",
+	"/etc/group",
+	"/etc/nsswitch.conf",
+	"/etc/ld.so.cache",
+	"/etc/profile",
+	"/etc/bash.bashrc",
 	"/usr/bin/python3",
 };
 
@@ -73,7 +100,8 @@ static void run(const char *const *program)
 	int pidfd = -1;
 	struct clone_args args = {
 		.flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_PIDFD,
-		.pidfd = (uintptr_t)&pidfd, .exit_signal = SIGCHLD,
+		.pidfd = (uintptr_t)&pidfd,
+		.exit_signal = SIGCHLD,
 	};
 	siginfo_t info;
 

@@ -6,11 +6,11 @@
 #include <stdint.h>
 
 struct buf {
-	char *data;    /* malloc'ed; terminated by a NUL that size does not count; NULL while empty */
+	char *data; /* malloc'ed; terminated by a NUL that size does not count; NULL while empty */
 	size_t size;
 	size_t room;
-	size_t max;    /* most bytes it may hold; 0 means BUF_MAX_DEFAULT */
-	bool failed;   /* out of memory, or the bound was hit */
+	size_t max;  /* most bytes it may hold; 0 means BUF_MAX_DEFAULT */
+	bool failed; /* out of memory, or the bound was hit */
 };
 
 #define BUF_MAX_DEFAULT ((size_t)64 << 20)

@@ -31,7 +31,8 @@ static void parse(void)
 	if (!text || strlen(text) >= sizeof(copy))
 		return;
 	strcpy(copy, text);
-	for (char *item = strtok_r(copy, ",", &save); item && fault_count < FAULTS_MAX; item = strtok_r(NULL, ",", &save)) {
+	for (char *item = strtok_r(copy, ",", &save); item && fault_count < FAULTS_MAX;
+	     item = strtok_r(NULL, ",", &save)) {
 		struct fault *f = &faults[fault_count];
 		f->at = 1;
 		if (sscanf(item, "%63[^=]=%15[a-z]:%u", f->name, f->action, &f->at) >= 2)

@@ -199,7 +199,10 @@ ssize_t fd_recv(int socket, void *data, size_t size, int *fds, size_t max, size_
 	} control;
 	struct iovec part = { .iov_base = data, .iov_len = size };
 	struct msghdr message = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes),
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes),
 	};
 	ssize_t n;
 

@@ -14,7 +14,7 @@
 
 #define FD_PASS_MAX 16 /* descriptors in one message */
 
-void fd_close(int *fd);   /* closes if >= 0, sets -1, keeps errno */
+void fd_close(int *fd);      /* closes if >= 0, sets -1, keeps errno */
 void fd_free(void *pointer); /* pointer to a malloc'ed pointer */
 void fd_fclose(FILE **file);
 

@@ -106,12 +106,17 @@ static int zone_ms(const char *text, int64_t *ms)
 static int64_t head_seconds(const char *text)
 {
 	struct tm parts = {
-		.tm_year = digits(text, 4) - 1900, .tm_mon = digits(text + 5, 2) - 1, .tm_mday = digits(text + 8, 2),
-		.tm_hour = digits(text + 11, 2), .tm_min = digits(text + 14, 2), .tm_sec = digits(text + 17, 2),
+		.tm_year = digits(text, 4) - 1900,
+		.tm_mon = digits(text + 5, 2) - 1,
+		.tm_mday = digits(text + 8, 2),
+		.tm_hour = digits(text + 11, 2),
+		.tm_min = digits(text + 14, 2),
+		.tm_sec = digits(text + 17, 2),
 	};
 	int day = parts.tm_mday;
 
-	if (text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' || text[16] != ':')
+	if (text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' ||
+	    text[16] != ':')
 		return -1;
 	if (parts.tm_year < 70 || parts.tm_mon < 0 || parts.tm_mon > 11 || day < 1 || day > 31 || parts.tm_hour < 0 ||
 	    parts.tm_hour > 23 || parts.tm_min < 0 || parts.tm_min > 59 || parts.tm_sec < 0 || parts.tm_sec > 60)

@@ -42,10 +42,12 @@ static int reset_key(const struct config *config, struct store *store)
 	struct error err = { 0 };
 	char key[AUTH_KEY_MAX];
 
-	if (auth_reset_key(store, NULL, &actor, key, &err) < 0 || credentials_write(config, key, config->port, &err) < 0)
+	if (auth_reset_key(store, NULL, &actor, key, &err) < 0 ||
+	    credentials_write(config, key, config->port, &err) < 0)
 		return fail(&err);
 	printf("%s\n", key);
-	fprintf(stderr, "The earlier bootstrap key is revoked. The new one is in %s/credentials too.\n", config->data_dir);
+	fprintf(stderr, "The earlier bootstrap key is revoked. The new one is in %s/credentials too.\n",
+		config->data_dir);
 	sodium_memzero(key, sizeof(key));
 	return 0;
 }
@@ -82,7 +84,8 @@ static int verify(struct store *store)
 	struct error err = { 0 };
 
 	if (store_audit_verify(store, &rows, &seq, &err) < 0) {
-		fprintf(stderr, "akirad: the audit log is not whole at record %llu: %s\n", (unsigned long long)seq, err.text);
+		fprintf(stderr, "akirad: the audit log is not whole at record %llu: %s\n", (unsigned long long)seq,
+			err.text);
 		return 1;
 	}
 	printf("the audit log is whole: %llu records\n", (unsigned long long)rows);
@@ -102,7 +105,8 @@ int admin_main(const struct config *config, int argc, char **argv)
 		return 2;
 	}
 	/* The target is opened with the caller's rights, all else is done with akirad's. */
-	_cleanup_fd_ int target = is_backup ? open(argv[1], O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600) : -1;
+	_cleanup_fd_ int target = is_backup ? open(argv[1], O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)
+					    : -1;
 	if (is_backup && target < 0) {
 		error_errno(&err, errno, "make %s", argv[1]);
 		return fail(&err);

@@ -77,11 +77,12 @@ int audit_copy_open(struct store *store, const char *path, struct audit_copy **o
 static int write_row(int fd, const struct store_audit *row)
 {
 	char when[TIME_TEXT_MAX];
-	json_t *entry = json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:s}", "seq", (json_int_t)row->seq,
-				  "time", time_iso(when, row->when_ms), "request_id", row->request, "organisation_id", row->org,
-				  "key_id", row->key, "address", row->address, "action", row->action, "target", row->target,
-				  "outcome", row->outcome, "status", (int)row->status, "duration_us",
-				  (json_int_t)row->duration_us, "detail", row->detail, "hash", row->hash);
+	json_t *entry = json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:s}", "seq",
+				  (json_int_t)row->seq, "time", time_iso(when, row->when_ms), "request_id",
+				  row->request, "organisation_id", row->org, "key_id", row->key, "address",
+				  row->address, "action", row->action, "target", row->target, "outcome", row->outcome,
+				  "status", (int)row->status, "duration_us", (json_int_t)row->duration_us, "detail",
+				  row->detail, "hash", row->hash);
 	_cleanup_free_ char *text = json_dumps(entry, JSON_COMPACT | JSON_ENSURE_ASCII);
 	json_decref(entry);
 	if (!text)

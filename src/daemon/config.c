@@ -22,21 +22,32 @@ struct setting {
 	const char *section, *key;
 	enum kind kind;
 	size_t offset, size;
-	uint64_t min, max;        /* NUMBER */
-	const char *choices;      /* CHOICE: "a|b|c" */
+	uint64_t min, max;   /* NUMBER */
+	const char *choices; /* CHOICE: "a|b|c" */
 	const char *standard;
 	const char *help;
 };
 
 #define AT(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
-#define TEXT_AT(section, key, field, standard, help) { section, key, TEXT, AT(field), 0, 0, NULL, standard, help }
-#define NUMBER_AT(section, key, field, min, max, standard, help) { section, key, NUMBER, AT(field), min, max, NULL, standard, help }
-#define CHOICE_AT(section, key, field, choices, standard, help) { section, key, CHOICE, AT(field), 0, 0, choices, standard, help }
+#define TEXT_AT(section, key, field, standard, help)                      \
+	{                                                                 \
+		section, key, TEXT, AT(field), 0, 0, NULL, standard, help \
+	}
+#define NUMBER_AT(section, key, field, min, max, standard, help)                \
+	{                                                                       \
+		section, key, NUMBER, AT(field), min, max, NULL, standard, help \
+	}
+#define CHOICE_AT(section, key, field, choices, standard, help)                \
+	{                                                                      \
+		section, key, CHOICE, AT(field), 0, 0, choices, standard, help \
+	}
 
 static const struct setting settings[] = {
 	TEXT_AT("server", "listen", listen, "127.0.0.1:8787", "address and port of the HTTP API"),
-	TEXT_AT("server", "metrics_listen", metrics_listen, "", "address and port of /metrics; empty: none. It asks for no key"),
-	TEXT_AT("server", "tls_cert", tls_cert, "", "PEM file; with tls_key the API speaks HTTPS (SIGHUP reads both again)"),
+	TEXT_AT("server", "metrics_listen", metrics_listen, "",
+		"address and port of /metrics; empty: none. It asks for no key"),
+	TEXT_AT("server", "tls_cert", tls_cert, "",
+		"PEM file; with tls_key the API speaks HTTPS (SIGHUP reads both again)"),
 	TEXT_AT("server", "tls_key", tls_key, "", "PEM file"),
 	TEXT_AT("server", "trusted_proxies", trusted_proxies, "", "addresses or CIDRs whose X-Forwarded-For counts"),
 	TEXT_AT("server", "cors_origins", cors_origins, "", "exact origins of browsers that may call; empty: none"),
@@ -47,16 +58,21 @@ static const struct setting settings[] = {
 	TEXT_AT("paths", "run_dir", run_dir, "/run/akira", "root's own: jails and namespaces"),
 	TEXT_AT("paths", "libexec_dir", libexec_dir, "", "akira-launch; empty: beside this program, or as installed"),
 	TEXT_AT("paths", "qemu", qemu, "/usr/bin/qemu-system-x86_64", "the monitor"),
-	CHOICE_AT("engine", "acceleration", acceleration, "auto|kvm|tcg", "auto", "auto measures whether KVM is usable"),
-	NUMBER_AT("engine", "tcg_cache_mib", tcg_cache_mib, 16, 1024, "64", "code cache of one VM under software emulation"),
+	CHOICE_AT("engine", "acceleration", acceleration, "auto|kvm|tcg", "auto",
+		  "auto measures whether KVM is usable"),
+	NUMBER_AT("engine", "tcg_cache_mib", tcg_cache_mib, 16, 1024, "64",
+		  "code cache of one VM under software emulation"),
 	TEXT_AT("user", "user", user, "akira", "whom akirad becomes"),
 	TEXT_AT("user", "group", group, "", "and its group; empty: the user's"),
-	NUMBER_AT("user", "vm_uid_first", vm_uid_first, 1000, 4294000000, "900000", "first of the user ids for VMs, used by nothing else"),
+	NUMBER_AT("user", "vm_uid_first", vm_uid_first, 1000, 4294000000, "900000",
+		  "first of the user ids for VMs, used by nothing else"),
 	NUMBER_AT("user", "vm_uid_count", vm_uid_count, 1, 65536, "16384", "how many: the most VMs at one time"),
 	NUMBER_AT("pool", "size", pool_size, 0, 64, "2", "VMs kept ready for each of the shapes in use"),
 	TEXT_AT("pool", "image", pool_image, "", "image made ready at start; empty: on the first create"),
-	NUMBER_AT("limits", "memory_reserve_mib", memory_reserve_mib, 0, 16777216, "1024", "of the host's memory, never given away"),
-	NUMBER_AT("limits", "disk_reserve_mib", disk_reserve_mib, 0, 1073741824, "2048", "free disk below which creates fail (507)"),
+	NUMBER_AT("limits", "memory_reserve_mib", memory_reserve_mib, 0, 16777216, "1024",
+		  "of the host's memory, never given away"),
+	NUMBER_AT("limits", "disk_reserve_mib", disk_reserve_mib, 0, 1073741824, "2048",
+		  "free disk below which creates fail (507)"),
 	NUMBER_AT("limits", "template_budget_mib", template_budget_mib, 0, 1073741824, "8192", "disk for templates"),
 	TEXT_AT("network", "uplink", uplink, "", "interface that leads out; empty: that of the default route"),
 	TEXT_AT("network", "net_base", net_base, "10.231.0.0", "start of a /16 for the sandboxes' host ends"),
@@ -88,16 +104,17 @@ static int set(struct config *c, const struct setting *s, const char *value, str
 	switch (s->kind) {
 	case NUMBER:
 		if (str_u64(value, s->min, s->max, &number) < 0)
-			return error_set(err, EINVAL, "%s.%s: must be a number between %llu and %llu, is \"%.60s\"", s->section, s->key,
-					 (unsigned long long)s->min, (unsigned long long)s->max, value);
+			return error_set(err, EINVAL, "%s.%s: must be a number between %llu and %llu, is \"%.60s\"",
+					 s->section, s->key, (unsigned long long)s->min, (unsigned long long)s->max,
+					 value);
 		memcpy(to, &number, sizeof(number));
 		return 0;
 	case CHOICE:
 		if (!is_choice(s->choices, value))
-			return error_set(err, EINVAL, "%s.%s: must be one of %s, is \"%.60s\"", s->section, s->key, s->choices, value);
+			return error_set(err, EINVAL, "%s.%s: must be one of %s, is \"%.60s\"", s->section, s->key,
+					 s->choices, value);
 		break;
-	case TEXT:
-		break;
+	case TEXT: break;
 	}
 	if (str_copy(to, s->size, value) < 0)
 		return error_set(err, EINVAL, "%s.%s: at most %zu characters", s->section, s->key, s->size - 1);
@@ -261,7 +278,8 @@ size_t config_split(char *text, const char *parts[CONFIG_LIST])
 	char *save = NULL;
 	size_t count = 0;
 
-	for (char *part = strtok_r(text, ", \t", &save); part && count < CONFIG_LIST; part = strtok_r(NULL, ", \t", &save))
+	for (char *part = strtok_r(text, ", \t", &save); part && count < CONFIG_LIST;
+	     part = strtok_r(NULL, ", \t", &save))
 		parts[count++] = part;
 	return count;
 }
@@ -270,7 +288,8 @@ static int check_user(struct config *c, struct error *err)
 {
 	struct passwd *user = getpwnam(c->user);
 	if (!user)
-		return error_set(err, EINVAL, "user.user: there is no user \"%s\" (useradd --system --no-create-home %s)", c->user,
+		return error_set(err, EINVAL,
+				 "user.user: there is no user \"%s\" (useradd --system --no-create-home %s)", c->user,
 				 c->user);
 	if (user->pw_uid == 0)
 		return error_set(err, EINVAL, "user.user: must not be root");
@@ -308,9 +327,11 @@ static int check(struct config *c, struct error *err)
 	if (config_listen(c->listen, c->address, &c->port) < 0)
 		return error_set(err, EINVAL, "server.listen: must be ADDRESS:PORT, is \"%.100s\"", c->listen);
 	if (c->metrics_listen[0] && config_listen(c->metrics_listen, c->metrics_address, &c->metrics_port) < 0)
-		return error_set(err, EINVAL, "server.metrics_listen: must be ADDRESS:PORT, is \"%.100s\"", c->metrics_listen);
+		return error_set(err, EINVAL, "server.metrics_listen: must be ADDRESS:PORT, is \"%.100s\"",
+				 c->metrics_listen);
 	if (inet_pton(AF_INET, c->net_base, &base) != 1 || (ntohl(base.s_addr) & 0xffff) != 0)
-		return error_set(err, EINVAL, "network.net_base: must be the start of a /16 like 10.231.0.0, is \"%s\"", c->net_base);
+		return error_set(err, EINVAL, "network.net_base: must be the start of a /16 like 10.231.0.0, is \"%s\"",
+				 c->net_base);
 	c->net_base_address = ntohl(base.s_addr);
 	int r = check_paths(c, err);
 	return r < 0 ? r : check_user(c, err);
@@ -343,11 +364,12 @@ void config_help(FILE *to)
 {
 	char name[80];
 
-	fprintf(to, "akirad %s: runs sandboxes in micro-VMs behind an HTTP API\n\n"
-		    "Usage: akirad [--config FILE] [--check-config] [--SECTION-KEY=VALUE ...]\n"
-		    "       akirad [--config FILE] admin reset-key | backup FILE | verify-audit\n\n"
-		    "Settings come from FILE (/etc/akira/akirad.conf), the environment (AKIRA_SECTION_KEY) and options;\n"
-		    "the last one wins. SIGTERM pauses the sandboxes and ends; SIGHUP reads the TLS certificate again.\n\n",
+	fprintf(to,
+		"akirad %s: runs sandboxes in micro-VMs behind an HTTP API\n\n"
+		"Usage: akirad [--config FILE] [--check-config] [--SECTION-KEY=VALUE ...]\n"
+		"       akirad [--config FILE] admin reset-key | backup FILE | verify-audit\n\n"
+		"Settings come from FILE (/etc/akira/akirad.conf), the environment (AKIRA_SECTION_KEY) and options;\n"
+		"the last one wins. SIGTERM pauses the sandboxes and ends; SIGHUP reads the TLS certificate again.\n\n",
 		AKIRA_VERSION);
 	for (size_t i = 0; i < SETTINGS; i++) {
 		const struct setting *s = &settings[i];
@@ -355,8 +377,8 @@ void config_help(FILE *to)
 		fprintf(to, "  %-32s %s%s%s%s%s\n", name, s->help, s->choices ? " (" : "", s->choices ? s->choices : "",
 			s->choices ? ")" : "", "");
 		if (s->kind == NUMBER)
-			fprintf(to, "  %-32s %llu to %llu, default %s\n", "", (unsigned long long)s->min, (unsigned long long)s->max,
-				s->standard);
+			fprintf(to, "  %-32s %llu to %llu, default %s\n", "", (unsigned long long)s->min,
+				(unsigned long long)s->max, s->standard);
 		else if (s->standard[0])
 			fprintf(to, "  %-32s default %s\n", "", s->standard);
 	}

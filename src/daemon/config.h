@@ -21,7 +21,8 @@ struct config {
 	char trusted_proxies[CONFIG_TEXT], cors_origins[CONFIG_TEXT];
 	uint64_t connections_max, per_address_max;
 	/* paths */
-	char data_dir[CONFIG_TEXT], cache_dir[CONFIG_TEXT], run_dir[CONFIG_TEXT], libexec_dir[CONFIG_TEXT], qemu[CONFIG_TEXT];
+	char data_dir[CONFIG_TEXT], cache_dir[CONFIG_TEXT], run_dir[CONFIG_TEXT], libexec_dir[CONFIG_TEXT],
+		qemu[CONFIG_TEXT];
 	/* engine */
 	char acceleration[16];
 	uint64_t tcg_cache_mib;

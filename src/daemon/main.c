@@ -37,7 +37,7 @@
 
 struct daemon {
 	struct config config;
-	int lock;                  /* DATA/akirad.lock */
+	int lock; /* DATA/akirad.lock */
 	struct engine engine;
 	char why[256], engine_version[64];
 	struct launcher *launcher;
@@ -97,7 +97,8 @@ static int read_version(struct daemon *d, struct error *err)
 	struct stat st;
 	if (stat(d->config.qemu, &st) < 0)
 		return error_errno(err, errno, "paths.qemu: %s (package qemu-system-x86)", d->config.qemu);
-	snprintf(d->engine_version, sizeof(d->engine_version), "qemu-%lld-%lld", (long long)st.st_size, (long long)st.st_mtime);
+	snprintf(d->engine_version, sizeof(d->engine_version), "qemu-%lld-%lld", (long long)st.st_size,
+		 (long long)st.st_mtime);
 	return 0;
 }
 
@@ -199,7 +200,8 @@ static int first_start(struct daemon *d, struct error *err)
 		return r;
 	r = credentials_write(&d->config, key, d->config.port, err);
 	if (r == 0 && isatty(STDERR_FILENO))
-		fprintf(stderr, "\nThe administrator's API key, shown this once: %s\nIt is kept in %s/credentials for `akira`.\n\n",
+		fprintf(stderr,
+			"\nThe administrator's API key, shown this once: %s\nIt is kept in %s/credentials for `akira`.\n\n",
 			key, d->config.data_dir);
 	sodium_memzero(key, sizeof(key));
 	log_info("first_start", "credentials", "written to the data folder");
@@ -210,7 +212,8 @@ static int open_sandboxes(struct daemon *d, struct error *err)
 {
 	struct config *c = &d->config;
 	const char *upstreams[CONFIG_LIST];
-	struct net_service_config net = { .upstreams = upstreams, .upstream_count = config_split(c->upstreams, upstreams) };
+	struct net_service_config net = { .upstreams = upstreams,
+					  .upstream_count = config_split(c->upstreams, upstreams) };
 	struct sandboxes_config sc = {
 		.data_dir = c->data_dir,
 		.store = d->store,
@@ -240,7 +243,10 @@ static int open_api(struct daemon *d, struct error *err)
 	struct config *c = &d->config;
 	const char *proxies[CONFIG_LIST], *origins[CONFIG_LIST];
 	struct api_context context = {
-		.store = d->store, .sandboxes = d->sandboxes, .auth = d->auth, .engine = "qemu",
+		.store = d->store,
+		.sandboxes = d->sandboxes,
+		.auth = d->auth,
+		.engine = "qemu",
 	};
 	struct api_config ac = {
 		.http = {
@@ -284,7 +290,8 @@ static void copy_audit(struct daemon *d)
 	static struct log_limit limit;
 
 	if (d->audit_copy && audit_copy_follow(d->audit_copy, &err) < 0 && log_allowed(&limit, 1, 60))
-		log_error("audit_not_copied", "error", err.text, "effect", "it is tried again; the store has every record");
+		log_error("audit_not_copied", "error", err.text, "effect",
+			  "it is tried again; the store has every record");
 }
 
 static void close_all(struct daemon *d)
@@ -395,7 +402,8 @@ static void log_host(const struct config *c)
 	if (doctor_summary(&dc, &facts, &count, NULL) < 0)
 		return;
 	for (size_t i = 0; i < count; i++)
-		log_warn("host", "check", facts[i].name, "found", facts[i].found, "advice", facts[i].advice[0] ? facts[i].advice : NULL);
+		log_warn("host", "check", facts[i].name, "found", facts[i].found, "advice",
+			 facts[i].advice[0] ? facts[i].advice : NULL);
 	free(facts);
 }
 

@@ -61,7 +61,8 @@ int privileges_drop(uid_t uid, gid_t gid, struct error *err)
 	(void)syscall(SYS_capset, &header, none); /* what setresuid left, which is nothing */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return error_errno(err, errno, "forbid new privileges");
-	if (getresuid(&real, &effective, &saved) < 0 || real != uid || effective != uid || saved != uid || setuid(0) == 0)
+	if (getresuid(&real, &effective, &saved) < 0 || real != uid || effective != uid || saved != uid ||
+	    setuid(0) == 0)
 		return error_set(err, EPERM, "the privileges of root are still there");
 #ifdef __SANITIZE_ADDRESS__
 	/* The leak checker looks at its own process by ptrace. */

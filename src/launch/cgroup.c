@@ -108,7 +108,8 @@ static void close_roots(struct cgroup_host *host)
 		fd_close(&host->root[i]);
 }
 
-static int open_group(const char *mount, const char *name, bool enable, const struct cgroup_host *host, struct error *err)
+static int open_group(const char *mount, const char *name, bool enable, const struct cgroup_host *host,
+		      struct error *err)
 {
 	static const char enabled[] = "+memory +cpu +pids";
 	_cleanup_fd_ int top = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -178,7 +179,8 @@ int cgroup_host_open(struct cgroup_host *host, const char *mountinfo, const char
 		if (host->root[i] >= 0)
 			continue;
 		close_roots(host);
-		return error_set(err, ENOTSUP, "no cgroup controller \"%s\" (neither cgroup v2 nor a v1 hierarchy has it)",
+		return error_set(err, ENOTSUP,
+				 "no cgroup controller \"%s\" (neither cgroup v2 nor a v1 hierarchy has it)",
 				 controllers[i]);
 	}
 	return 0;
@@ -249,7 +251,8 @@ static int limit_devices(struct cgroup_host *h, const struct cgroup *g, struct e
 	return r < 0 || !h->kvm ? r : write_at(h, dir, "devices.allow", "c 10:232 rw", err);
 }
 
-int cgroup_limit(struct cgroup_host *host, const struct cgroup *g, const struct cgroup_limits *limits, struct error *err)
+int cgroup_limit(struct cgroup_host *host, const struct cgroup *g, const struct cgroup_limits *limits,
+		 struct error *err)
 {
 	return host->version == 2 ? limit_v2(host, g->dir[0], limits, err) : limit_v1(host, g, limits, err);
 }
@@ -378,7 +381,9 @@ static bool remove_soon(struct cgroup_host *host, const char *id)
 {
 	struct cgroup g;
 	for (int i = 0; i < CGROUP_KINDS; i++)
-		g.dir[i] = host->root[i] < 0 ? -1 : openat(host->root[i], id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		g.dir[i] = host->root[i] < 0
+				   ? -1
+				   : openat(host->root[i], id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	for (int tries = 0; tries < 200; tries++) {
 		cgroup_kill(host, &g);
 		if (cgroup_remove(host, id, &g) == 0)

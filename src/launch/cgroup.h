@@ -16,7 +16,15 @@
 
 #include "base/error.h"
 
-enum cgroup_kind { CGROUP_MEMORY, CGROUP_CPU, CGROUP_PIDS, CGROUP_CPUACCT, CGROUP_DEVICES, CGROUP_FREEZER, CGROUP_KINDS };
+enum cgroup_kind {
+	CGROUP_MEMORY,
+	CGROUP_CPU,
+	CGROUP_PIDS,
+	CGROUP_CPUACCT,
+	CGROUP_DEVICES,
+	CGROUP_FREEZER,
+	CGROUP_KINDS
+};
 
 struct cgroup_host {
 	int version;            /* 1 or 2 */
@@ -53,7 +61,8 @@ uint32_t cgroup_sweep(struct cgroup_host *host);
 /* Make the group with its limits. On failure nothing is left. */
 int cgroup_make(struct cgroup_host *host, const char *id, const struct cgroup_limits *limits, struct cgroup *g,
 		struct error *err);
-int cgroup_limit(struct cgroup_host *host, const struct cgroup *g, const struct cgroup_limits *limits, struct error *err);
+int cgroup_limit(struct cgroup_host *host, const struct cgroup *g, const struct cgroup_limits *limits,
+		 struct error *err);
 /* The folder for CLONE_INTO_CGROUP, or -1 (v1: then the child calls cgroup_enter). */
 int cgroup_clone_fd(const struct cgroup_host *host, const struct cgroup *g);
 /* Called by the child: move the calling thread into the group (v1). 0 or -errno. */

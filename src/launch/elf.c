@@ -26,7 +26,8 @@ int elf_interpreter(const char *path, char *to, size_t size, struct error *err)
 			return error_set(err, ENOEXEC, "%s is cut short", path);
 		if (ph.p_type != PT_INTERP)
 			continue;
-		if (ph.p_filesz < 2 || ph.p_filesz > size || pread(fd, to, ph.p_filesz, (off_t)ph.p_offset) != (ssize_t)ph.p_filesz)
+		if (ph.p_filesz < 2 || ph.p_filesz > size ||
+		    pread(fd, to, ph.p_filesz, (off_t)ph.p_offset) != (ssize_t)ph.p_filesz)
 			return error_set(err, ENOEXEC, "%s names no usable loader", path);
 		to[ph.p_filesz - 1] = 0;
 	}

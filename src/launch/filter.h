@@ -16,7 +16,7 @@ enum filter_stage {
 };
 
 struct filter {
-	void *code; /* struct sock_filter[], malloc'ed */
+	void *code;  /* struct sock_filter[], malloc'ed */
 	size_t size; /* bytes */
 };
 

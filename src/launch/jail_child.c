@@ -121,8 +121,14 @@ static int limit_resources(const struct jail *jail, struct error *err)
 		int what;
 		rlim_t value;
 	} limits[] = {
-		{ RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, JAIL_NOFILE }, { RLIMIT_NPROC, JAIL_PIDS }, { RLIMIT_MSGQUEUE, 0 },
-		{ RLIMIT_MEMLOCK, 64 << 10 }, { RLIMIT_SIGPENDING, 256 }, { RLIMIT_RTPRIO, 0 }, { RLIMIT_NICE, 0 },
+		{ RLIMIT_CORE, 0 },
+		{ RLIMIT_NOFILE, JAIL_NOFILE },
+		{ RLIMIT_NPROC, JAIL_PIDS },
+		{ RLIMIT_MSGQUEUE, 0 },
+		{ RLIMIT_MEMLOCK, 64 << 10 },
+		{ RLIMIT_SIGPENDING, 256 },
+		{ RLIMIT_RTPRIO, 0 },
+		{ RLIMIT_NICE, 0 },
 		{ RLIMIT_FSIZE, jail->file_bytes_max },
 	};
 	for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {

@@ -67,7 +67,16 @@ static int verify_namespaces(const struct jail_host *host, int proc, struct erro
 
 static int verify_root(const struct jail_host *host, struct error *err)
 {
-	static const char *const absent[] = { "/proc", "/sys", "/etc", "/root", "/home", "/tmp", "/var", "/run", "/.." "/proc" };
+	static const char *const absent[] = { "/proc",
+					      "/sys",
+					      "/etc",
+					      "/root",
+					      "/home",
+					      "/tmp",
+					      "/var",
+					      "/run",
+					      "/.."
+					      "/proc" };
 	struct statvfs vfs;
 	struct statfs fs;
 	struct stat st;

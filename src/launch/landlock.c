@@ -14,11 +14,11 @@
 #define FS_READ_FILE (1u << 2)
 #define FS_READ_DIR (1u << 3)
 #define FS_ABI1 ((1u << 13) - 1)
-#define FS_REFER (1u << 13)    /* ABI 2 */
-#define FS_TRUNCATE (1u << 14) /* ABI 3 */
+#define FS_REFER (1u << 13)     /* ABI 2 */
+#define FS_TRUNCATE (1u << 14)  /* ABI 3 */
 #define FS_IOCTL_DEV (1u << 15) /* ABI 5 */
-#define NET_TCP 3u             /* bind, connect; ABI 4 */
-#define SCOPES 3u              /* abstract unix sockets, signals; ABI 6 */
+#define NET_TCP 3u              /* bind, connect; ABI 4 */
+#define SCOPES 3u               /* abstract unix sockets, signals; ABI 6 */
 #define CREATE_VERSION 1u
 #define RULE_PATH 1
 

@@ -34,7 +34,8 @@ static _Noreturn void die(const char *what, int code)
 /* What a child or a library could be led astray by. Kept: our own settings, which root gave. */
 static void clean_environment(void)
 {
-	static const char *const kept[] = { "AKIRA_SHIM", "AKIRA_FAULT", "AKIRA_JAIL_WITHOUT", "ASAN_OPTIONS", "UBSAN_OPTIONS" };
+	static const char *const kept[] = { "AKIRA_SHIM", "AKIRA_FAULT", "AKIRA_JAIL_WITHOUT", "ASAN_OPTIONS",
+					    "UBSAN_OPTIONS" };
 	char *values[sizeof kept / sizeof kept[0]];
 	for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
 		const char *value = getenv(kept[i]);

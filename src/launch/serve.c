@@ -89,8 +89,8 @@ static int configure(struct serve *s, struct launch_request *request, struct ans
 	r = r < 0 ? r : configure_net(s, &request->config, &a->reply.swept, err);
 	s->configured = r == 0;
 	if (r == 0)
-		log_info("launcher_ready", "tag", s->tag, "cgroup", s->vms.cgroups.version == 2 ? "v2" : "v1", "landlock",
-			 LOG_INT(s->vms.host.landlock), "swept", LOG_INT(a->reply.swept));
+		log_info("launcher_ready", "tag", s->tag, "cgroup", s->vms.cgroups.version == 2 ? "v2" : "v1",
+			 "landlock", LOG_INT(s->vms.host.landlock), "swept", LOG_INT(a->reply.swept));
 	return r;
 }
 
@@ -103,8 +103,11 @@ static int net_make(const struct launch_request *request, struct answer *a, stru
 	int r = net_slot_make(request->slot, &slot, err);
 	if (r < 0)
 		return r;
-	a->reply.net = (struct launch_net){ .guest_address = slot.guest_address, .gateway = slot.gateway,
-					    .host_address = slot.host_address, .prefix = slot.prefix, .mtu = slot.mtu };
+	a->reply.net = (struct launch_net){ .guest_address = slot.guest_address,
+					    .gateway = slot.gateway,
+					    .host_address = slot.host_address,
+					    .prefix = slot.prefix,
+					    .mtu = slot.mtu };
 	memcpy(a->reply.net.mac, slot.mac, sizeof slot.mac);
 	a->fds[0] = slot.dns_udp;
 	a->fds[1] = slot.dns_tcp;
@@ -157,7 +160,8 @@ static int do_start(struct serve *s, const struct launch_request *request, const
 	return r;
 }
 
-static int dispatch(struct serve *s, struct launch_request *request, const int *fds, struct answer *a, struct error *err)
+static int dispatch(struct serve *s, struct launch_request *request, const int *fds, struct answer *a,
+		    struct error *err)
 {
 	if (request->type == LAUNCH_CONFIG)
 		return configure(s, request, a, err);
@@ -217,7 +221,8 @@ bool serve_message(struct serve *s)
 		fd_close(&fds[i]);
 	/* -ENOENT is no sign of trouble: a VM may end while akirad asks for it. */
 	if (r < 0 && r != -ENOENT && log_allowed(&limit, 20, 10))
-		log_warn("request_refused", "type", LOG_INT(a.reply.type), "code", LOG_INT(a.reply.code), "why", a.reply.text);
+		log_warn("request_refused", "type", LOG_INT(a.reply.type), "code", LOG_INT(a.reply.code), "why",
+			 a.reply.text);
 	return send_answer(s, &a) == 0;
 }
 

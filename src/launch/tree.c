@@ -21,9 +21,9 @@
 
 /* What qemu-system-x86_64 with -M microvm (and q35, for hosts that want it) reads beside its libraries. */
 static const char *const qemu_files[] = {
-	"/usr/share/qemu/bios-microvm.bin", "/usr/share/qemu/linuxboot.bin", "/usr/share/qemu/linuxboot_dma.bin",
-	"/usr/share/qemu/multiboot.bin", "/usr/share/qemu/multiboot_dma.bin", "/usr/share/qemu/pvh.bin",
-	"/usr/share/qemu/kvmvapic.bin", "/usr/share/qemu/qboot.rom", "/usr/share/seabios/bios-microvm.bin",
+	"/usr/share/qemu/bios-microvm.bin", "/usr/share/qemu/linuxboot.bin",     "/usr/share/qemu/linuxboot_dma.bin",
+	"/usr/share/qemu/multiboot.bin",    "/usr/share/qemu/multiboot_dma.bin", "/usr/share/qemu/pvh.bin",
+	"/usr/share/qemu/kvmvapic.bin",     "/usr/share/qemu/qboot.rom",         "/usr/share/seabios/bios-microvm.bin",
 	"/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/bios.bin",
 };
 static const char *const qemu_modules[] = { "/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so",

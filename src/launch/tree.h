@@ -19,18 +19,18 @@
 #define TREE_FILTER "/lib/akira-shim.bpf"
 
 struct tree_config {
-	const char *program;  /* the host's path; in the tree it is /usr/bin/NAME */
-	const char *shim;     /* the host's path of libakira-shim.so; NULL: none */
-	const char *run_dir;  /* any folder: where the tmpfs is mounted, seen by nobody else */
+	const char *program; /* the host's path; in the tree it is /usr/bin/NAME */
+	const char *shim;    /* the host's path of libakira-shim.so; NULL: none */
+	const char *run_dir; /* any folder: where the tmpfs is mounted, seen by nobody else */
 	bool kvm;
-	const void *filter;   /* what the shim installs: struct sock_filter[] */
+	const void *filter; /* what the shim installs: struct sock_filter[] */
 	size_t filter_size;
 };
 
 struct tree {
-	int mount_ns; /* namespace whose root is the tree */
+	int mount_ns;      /* namespace whose root is the tree */
 	char program[256]; /* its path in the tree */
-	bool shim;    /* the program is dynamic and gets TREE_SHIM preloaded */
+	bool shim;         /* the program is dynamic and gets TREE_SHIM preloaded */
 };
 
 int tree_make(const struct tree_config *config, struct tree *tree, struct error *err);

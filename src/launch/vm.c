@@ -77,7 +77,8 @@ static void take_output(struct vms *vms, struct vm *vm)
 {
 	char data[1024];
 	ssize_t got = 0;
-	for (size_t taken = 0; taken < OUTPUT_PASS && (got = read(vm->output, data, sizeof data)) > 0; taken += (size_t)got) {
+	for (size_t taken = 0; taken < OUTPUT_PASS && (got = read(vm->output, data, sizeof data)) > 0;
+	     taken += (size_t)got) {
 		keep_tail(vm, data, (size_t)got);
 		for (ssize_t i = 0; i < got; i++) {
 			if (data[i] == '\n' || vm->line_size == sizeof vm->line - 1)
@@ -127,8 +128,8 @@ static void report(struct vm *vm, bool oom)
 	memcpy(tail, vm->tail, vm->tail_size);
 	tail[vm->tail_size] = 0;
 	log_info("vm_ended", "vm", vm->id, "code", LOG_INT(vm->code), "signal", LOG_INT(vm->signal), "oom",
-		 oom ? "yes" : "no", "why", vm->signal == SIGSYS ? "a system call that its filter forbids" : NULL, "output",
-		 tail[0] ? tail : NULL);
+		 oom ? "yes" : "no", "why", vm->signal == SIGSYS ? "a system call that its filter forbids" : NULL,
+		 "output", tail[0] ? tail : NULL);
 	if (vm->status >= 0 && write(vm->status, &message, sizeof message) < 0 && errno != EPIPE)
 		log_warn("vm_status_lost", "vm", vm->id);
 }
@@ -250,8 +251,15 @@ static int run(struct vms *vms, struct vm *vm, const struct launch_vm *request, 
 	vm->output = ends[0];
 	fd_set_nonblock(vm->output, 1);
 	struct jail jail = {
-		.args = request->args, .uid = vm->uid, .cgroup = &vm->cgroup, .fds = all, .fd_count = count,
-		.files = request->files, .mounts = mounts, .file_count = request->file_count, .output = ends[1],
+		.args = request->args,
+		.uid = vm->uid,
+		.cgroup = &vm->cgroup,
+		.fds = all,
+		.fd_count = count,
+		.files = request->files,
+		.mounts = mounts,
+		.file_count = request->file_count,
+		.output = ends[1],
 		.file_bytes_max = request->file_bytes_max,
 	};
 	int r = jail_start(&vms->host, &jail, &vm->pid, &vm->pidfd, err);

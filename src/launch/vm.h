@@ -26,10 +26,10 @@ struct vm {
 	struct cgroup cgroup;
 	int files[LAUNCH_FILES]; /* writable ones */
 	uint32_t file_count;
-	bool ended;              /* reaped; its cgroup may still want removing */
-	uint32_t removals;       /* attempts so far */
+	bool ended;        /* reaped; its cgroup may still want removing */
+	uint32_t removals; /* attempts so far */
 	int32_t code, signal;
-	uint32_t lines;          /* of output, logged in this window */
+	uint32_t lines; /* of output, logged in this window */
 	int64_t window;
 	char line[256], tail[VM_TAIL];
 	uint32_t line_size, tail_size;
@@ -39,12 +39,12 @@ struct vms {
 	struct jail_host host;
 	struct cgroup_host cgroups;
 	struct uids uids;
-	struct vm **vm;  /* by index; NULL: free */
+	struct vm **vm;     /* by index; NULL: free */
 	uint32_t room, top; /* top: none is used from here on */
 	int epoll;
 	uid_t user;
 	gid_t group;
-	dev_t device;    /* of data_dir */
+	dev_t device; /* of data_dir */
 };
 
 /* What an event of vms->epoll is about: (kind << 32) + index. */

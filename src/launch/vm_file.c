@@ -36,8 +36,10 @@ int vm_file_check(const struct vm_file_rules *rules, int fd, bool writable, uid_
 	if (!writable && st.st_mode & S_IROTH)
 		return 0;
 	if (!ours)
-		return error_set(err, EACCES, "file of a VM: owner %u is neither akirad's user nor a VM's, or it lies "
-				 "outside of the data folder's file system", st.st_uid);
+		return error_set(err, EACCES,
+				 "file of a VM: owner %u is neither akirad's user nor a VM's, or it lies "
+				 "outside of the data folder's file system",
+				 st.st_uid);
 	if (writable && uids_in_use(rules->uids, st.st_uid) && st.st_uid != uid)
 		return error_set(err, EBUSY, "file of a VM: another VM is writing it");
 	if (writable ? fchmod(fd, 0660) < 0 || fchown(fd, uid, rules->group) < 0
@@ -56,7 +58,8 @@ void vm_file_return(const struct vm_file_rules *rules, int fd, uid_t uid)
 int vm_file_mount(int fd, bool writable, struct error *err)
 {
 	struct mount_attr attributes = {
-		.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | (writable ? 0 : MOUNT_ATTR_RDONLY),
+		.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC |
+			    (writable ? 0 : MOUNT_ATTR_RDONLY),
 		.propagation = MS_PRIVATE,
 	};
 	_cleanup_fd_ int tree = open_tree(fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);

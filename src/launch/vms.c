@@ -46,8 +46,12 @@ static int make_tree(struct vms *vms, const struct launch_config *config, struct
 	r = r < 0 ? r : filter_build(FILTER_START, &vms->host.filter, err);
 	r = r < 0 ? r : filter_build(FILTER_RUN, &run, err);
 	struct tree_config tree = {
-		.program = config->qemu, .shim = shim, .run_dir = config->run_dir, .kvm = config->kvm,
-		.filter = run.code, .filter_size = run.size,
+		.program = config->qemu,
+		.shim = shim,
+		.run_dir = config->run_dir,
+		.kvm = config->kvm,
+		.filter = run.code,
+		.filter_size = run.size,
 	};
 	r = r < 0 ? r : tree_make(&tree, &vms->host.tree, err);
 	filter_free(&run);

@@ -17,14 +17,18 @@ void guest_put_header(unsigned char to[GUEST_HEADER_SIZE], const struct guest_he
 static bool known_type(uint8_t type)
 {
 	return type == GUEST_HELLO || (type >= GUEST_PING && type <= GUEST_STAT) ||
-	       (type >= GUEST_OPEN_EXEC && type <= GUEST_OPEN_WATCH) || (type >= GUEST_SIGNAL && type <= GUEST_DETACH) ||
-	       (type >= GUEST_DATA && type <= GUEST_CREDIT) || (type >= GUEST_RESULT && type <= GUEST_ERROR);
+	       (type >= GUEST_OPEN_EXEC && type <= GUEST_OPEN_WATCH) ||
+	       (type >= GUEST_SIGNAL && type <= GUEST_DETACH) || (type >= GUEST_DATA && type <= GUEST_CREDIT) ||
+	       (type >= GUEST_RESULT && type <= GUEST_ERROR);
 }
 
 int guest_get_header(const unsigned char from[GUEST_HEADER_SIZE], struct guest_header *header)
 {
 	struct guest_header h = {
-		.length = wire_get32(from), .type = from[4], .channel = from[5], .stream = wire_get32(from + 8),
+		.length = wire_get32(from),
+		.type = from[4],
+		.channel = from[5],
+		.stream = wire_get32(from + 8),
 	};
 	bool data = h.type >= GUEST_DATA && h.type <= GUEST_CREDIT;
 

@@ -11,7 +11,7 @@
 #define GUEST_HEADER_SIZE 12
 #define GUEST_PAYLOAD_MAX 65536
 #define GUEST_FRAME_MAX (GUEST_HEADER_SIZE + GUEST_PAYLOAD_MAX)
-#define GUEST_WINDOW 262144        /* bytes of DATA that may be under way at first, per stream and direction */
+#define GUEST_WINDOW 262144 /* bytes of DATA that may be under way at first, per stream and direction */
 #define GUEST_WINDOW_MAX (16 << 20)
 #define GUEST_STREAMS_MAX 256
 #define GUEST_NONCE_SIZE 16
@@ -56,49 +56,49 @@ enum guest_type {
 };
 
 enum guest_tag {
-	GUEST_TAG_VERSION = 1,  /* u32 */
-	GUEST_TAG_NONCE,        /* 16 bytes */
-	GUEST_TAG_KEEP,         /* u8 */
-	GUEST_TAG_AGENT,        /* text, at most 63 */
-	GUEST_TAG_PHASE,        /* u8, enum guest_phase */
-	GUEST_TAG_ERRNO,        /* u32, 1..4095 */
-	GUEST_TAG_MESSAGE,      /* text, at most 511 */
-	GUEST_TAG_FRESH,        /* u8 */
-	GUEST_TAG_WALL_MS,      /* u64, milliseconds since 1970 UTC */
-	GUEST_TAG_ENTROPY,      /* 32..512 bytes */
-	GUEST_TAG_HOSTNAME,     /* text, at most 63 */
-	GUEST_TAG_MACHINE_ID,   /* 16 bytes */
-	GUEST_TAG_BOOT_ID,      /* 16 bytes */
-	GUEST_TAG_ADDRESS,      /* u32, IPv4, host order */
-	GUEST_TAG_GATEWAY,      /* u32 */
-	GUEST_TAG_PREFIX,       /* u32, 1..30 */
-	GUEST_TAG_MTU,          /* u32 */
-	GUEST_TAG_DNS,          /* u32 */
-	GUEST_TAG_WORKDIR,      /* path */
-	GUEST_TAG_ENV,          /* bytes K=V, repeated */
-	GUEST_TAG_MAX_PROCS,    /* u32 */
-	GUEST_TAG_ARG,          /* bytes, repeated */
-	GUEST_TAG_SHELL,        /* u8 */
-	GUEST_TAG_CWD,          /* path */
-	GUEST_TAG_USER,         /* u32 */
-	GUEST_TAG_STDIN,        /* u8: 1 = a pipe, 0 = /dev/null */
-	GUEST_TAG_PTY,          /* u8 */
-	GUEST_TAG_ROWS,         /* u16 */
-	GUEST_TAG_COLS,         /* u16 */
-	GUEST_TAG_PATH,         /* path */
-	GUEST_TAG_MODE,         /* u32, permission bits */
-	GUEST_TAG_SIZE,         /* u64 */
-	GUEST_TAG_MTIME_MS,     /* u64 */
-	GUEST_TAG_PID,          /* u32 */
-	GUEST_TAG_CODE,         /* u32, 0..255 */
-	GUEST_TAG_SIGNAL,       /* u32, 0..64 */
-	GUEST_TAG_CPU_US,       /* u64 */
-	GUEST_TAG_MEM_TOTAL,    /* u64, bytes */
-	GUEST_TAG_MEM_USED,     /* u64, bytes */
-	GUEST_TAG_DISK_TOTAL,   /* u64, bytes */
-	GUEST_TAG_DISK_USED,    /* u64, bytes */
-	GUEST_TAG_PROCS,        /* u32 */
-	GUEST_TAG_PORT,         /* u16 */
+	GUEST_TAG_VERSION = 1, /* u32 */
+	GUEST_TAG_NONCE,       /* 16 bytes */
+	GUEST_TAG_KEEP,        /* u8 */
+	GUEST_TAG_AGENT,       /* text, at most 63 */
+	GUEST_TAG_PHASE,       /* u8, enum guest_phase */
+	GUEST_TAG_ERRNO,       /* u32, 1..4095 */
+	GUEST_TAG_MESSAGE,     /* text, at most 511 */
+	GUEST_TAG_FRESH,       /* u8 */
+	GUEST_TAG_WALL_MS,     /* u64, milliseconds since 1970 UTC */
+	GUEST_TAG_ENTROPY,     /* 32..512 bytes */
+	GUEST_TAG_HOSTNAME,    /* text, at most 63 */
+	GUEST_TAG_MACHINE_ID,  /* 16 bytes */
+	GUEST_TAG_BOOT_ID,     /* 16 bytes */
+	GUEST_TAG_ADDRESS,     /* u32, IPv4, host order */
+	GUEST_TAG_GATEWAY,     /* u32 */
+	GUEST_TAG_PREFIX,      /* u32, 1..30 */
+	GUEST_TAG_MTU,         /* u32 */
+	GUEST_TAG_DNS,         /* u32 */
+	GUEST_TAG_WORKDIR,     /* path */
+	GUEST_TAG_ENV,         /* bytes K=V, repeated */
+	GUEST_TAG_MAX_PROCS,   /* u32 */
+	GUEST_TAG_ARG,         /* bytes, repeated */
+	GUEST_TAG_SHELL,       /* u8 */
+	GUEST_TAG_CWD,         /* path */
+	GUEST_TAG_USER,        /* u32 */
+	GUEST_TAG_STDIN,       /* u8: 1 = a pipe, 0 = /dev/null */
+	GUEST_TAG_PTY,         /* u8 */
+	GUEST_TAG_ROWS,        /* u16 */
+	GUEST_TAG_COLS,        /* u16 */
+	GUEST_TAG_PATH,        /* path */
+	GUEST_TAG_MODE,        /* u32, permission bits */
+	GUEST_TAG_SIZE,        /* u64 */
+	GUEST_TAG_MTIME_MS,    /* u64 */
+	GUEST_TAG_PID,         /* u32 */
+	GUEST_TAG_CODE,        /* u32, 0..255 */
+	GUEST_TAG_SIGNAL,      /* u32, 0..64 */
+	GUEST_TAG_CPU_US,      /* u64 */
+	GUEST_TAG_MEM_TOTAL,   /* u64, bytes */
+	GUEST_TAG_MEM_USED,    /* u64, bytes */
+	GUEST_TAG_DISK_TOTAL,  /* u64, bytes */
+	GUEST_TAG_DISK_USED,   /* u64, bytes */
+	GUEST_TAG_PROCS,       /* u32 */
+	GUEST_TAG_PORT,        /* u16 */
 };
 
 enum guest_phase { GUEST_BOOTED, GUEST_SET_UP, GUEST_PERSONALISED };

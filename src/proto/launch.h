@@ -22,14 +22,14 @@
 #define LAUNCH_PATH_SIZE 512
 #define LAUNCH_LINK_SIZE 16
 #define LAUNCH_ARGS 128
-#define LAUNCH_ARG_SIZE 2048 /* longest argument, without NUL */
+#define LAUNCH_ARG_SIZE 2048         /* longest argument, without NUL */
 #define LAUNCH_ARGS_SIZE (32u << 10) /* all arguments, NULs counted */
 #define LAUNCH_FILES 6
 #define LAUNCH_FDS 6
 #define LAUNCH_FILE_NAME_SIZE 16
 #define LAUNCH_SLOTS 4096
 #define LAUNCH_NO_SLOT UINT32_MAX
-#define LAUNCH_QUARTERS_MAX 1024          /* 256 vCPUs */
+#define LAUNCH_QUARTERS_MAX 1024 /* 256 vCPUs */
 #define LAUNCH_MEMORY_MAX (UINT64_C(1) << 44)
 
 enum launch_type {
@@ -79,8 +79,13 @@ struct launch_request {
 	union {
 		struct launch_config config;
 		struct policy policy;
-		struct { uint32_t address, ttl; } pin;
-		struct { uint32_t cpu_quarters; uint64_t memory_bytes; } limits;
+		struct {
+			uint32_t address, ttl;
+		} pin;
+		struct {
+			uint32_t cpu_quarters;
+			uint64_t memory_bytes;
+		} limits;
 		struct launch_vm vm;
 	};
 };

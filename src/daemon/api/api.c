@@ -40,7 +40,9 @@ static int start_metrics(struct api_server *server, const struct api_config *con
 {
 	struct http_hooks hooks = { .context = server, .admit = call_admit, .release = call_release };
 	struct http_config http = {
-		.address = config->metrics_address, .port = config->metrics_port, .connections_max = 32,
+		.address = config->metrics_address,
+		.port = config->metrics_port,
+		.connections_max = 32,
 	};
 	return http_start(&http, &metrics_route, 1, &hooks, &server->metrics_http, err);
 }
@@ -57,7 +59,11 @@ int api_start(const struct api_config *config, const struct api_context *context
 	if (!server)
 		return error_set(err, ENOMEM, "out of memory");
 	struct http_hooks hooks = {
-		.context = server, .admit = call_admit, .handle = call_handle, .done = call_done, .release = call_release,
+		.context = server,
+		.admit = call_admit,
+		.handle = call_handle,
+		.done = call_done,
+		.release = call_release,
 	};
 	int r = http_start(&config->http, routes, count, &hooks, &server->http, err);
 	if (r == 0 && config->metrics_address) {

@@ -17,14 +17,15 @@ struct api_context {
 	struct store *store;
 	struct sandboxes *sandboxes;
 	struct auth *auth;
-	const char *engine;          /* for /healthz: "qemu", "akira-vmm" */
+	const char *engine; /* for /healthz: "qemu", "akira-vmm" */
 };
 
 struct api_config {
 	struct http_config http;
-	const char *metrics_address; /* NULL: no metrics. Keep it to loopback or a private network: it asks for no key */
+	const char
+		*metrics_address; /* NULL: no metrics. Keep it to loopback or a private network: it asks for no key */
 	uint16_t metrics_port;
-	const char *spool_dir;       /* uploads whose file comes before its path wait here, unnamed */
+	const char *spool_dir; /* uploads whose file comes before its path wait here, unnamed */
 };
 
 struct api_server;

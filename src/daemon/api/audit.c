@@ -96,8 +96,8 @@ static int read_filter(const struct http_request *request, struct store_audit_fi
 
 void audit_on_list(struct http_request *request, struct http_response *response)
 {
-	static const char *const known[] = { "action", "target", "key_id", "outcome", "from", "to", "cursor", "limit",
-					     "organisation_id", NULL };
+	static const char *const known[] = { "action", "target", "key_id", "outcome",         "from",
+					     "to",     "cursor", "limit",  "organisation_id", NULL };
 	struct store *store = call_of(request)->api->context.store;
 	struct store_audit_filter filter = { 0 };
 	struct store_audit *rows = NULL;
@@ -131,8 +131,9 @@ void audit_on_verify(struct http_request *request, struct http_response *respons
 	if (r == 0)
 		http_reply_json(response, 200, json_pack("{s:b,s:I}", "valid", 1, "rows", (json_int_t)rows));
 	else if (r == -EBADMSG)
-		http_reply_json(response, 200, json_pack("{s:b,s:I,s:I,s:s}", "valid", 0, "rows", (json_int_t)rows,
-							 "first_bad_seq", (json_int_t)seq, "message", err.text));
+		http_reply_json(response, 200,
+				json_pack("{s:b,s:I,s:I,s:s}", "valid", 0, "rows", (json_int_t)rows, "first_bad_seq",
+					  (json_int_t)seq, "message", err.text));
 	else
 		reply_failure(request, response, r, &err);
 }

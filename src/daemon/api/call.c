@@ -18,10 +18,12 @@
 #define RETRY_CAPACITY_S 5
 #define RETRY_QUOTA_S 10
 
-static const struct { int result, status; } statuses[] = {
-	{ -EINVAL, 400 },    { -EACCES, 403 }, { -ENOENT, 404 }, { -EBUSY, 409 },  { -EEXIST, 409 },     { -EFBIG, 413 },
-	{ -EPROTO, 422 },    { -EDQUOT, 429 }, { -EAGAIN, 503 }, { -ENOSPC, 507 }, { -ETIMEDOUT, 504 }, { -EPIPE, 499 },
-	{ -EKEYREVOKED, 401 }, { -EALREADY, 409 },
+static const struct {
+	int result, status;
+} statuses[] = {
+	{ -EINVAL, 400 },    { -EACCES, 403 }, { -ENOENT, 404 },      { -EBUSY, 409 },    { -EEXIST, 409 },
+	{ -EFBIG, 413 },     { -EPROTO, 422 }, { -EDQUOT, 429 },      { -EAGAIN, 503 },   { -ENOSPC, 507 },
+	{ -ETIMEDOUT, 504 }, { -EPIPE, 499 },  { -EKEYREVOKED, 401 }, { -EALREADY, 409 },
 };
 
 void reply_refusal(struct http_request *request, struct http_response *response, int status, const char *code,
@@ -56,7 +58,9 @@ void reply_failure(struct http_request *request, struct http_response *response,
 	int status = status_of(result);
 
 	reply_refusal(request, response, status, status == 429 ? "quota_exceeded" : NULL,
-		      status == 503 ? RETRY_CAPACITY_S : status == 429 ? RETRY_QUOTA_S : 0,
+		      status == 503   ? RETRY_CAPACITY_S
+		      : status == 429 ? RETRY_QUOTA_S
+				      : 0,
 		      failure_text(request, result, err));
 }
 
@@ -66,7 +70,8 @@ void reply_deleted(struct http_request *request, struct http_response *response,
 	size_t failed = json_array_size(errors);
 
 	call_detail(request, "%zu deleted, %zu failed", json_array_size(deleted), failed);
-	json_t *body = json_pack("{s:I,s:o}", "deleted_count", (json_int_t)json_array_size(deleted), "deleted_ids", deleted);
+	json_t *body = json_pack("{s:I,s:o}", "deleted_count", (json_int_t)json_array_size(deleted), "deleted_ids",
+				 deleted);
 	view_set(body, "message", json_sprintf(failed ? "some %s could not be deleted" : "all %s are deleted", what));
 	if (failed)
 		view_set(body, "errors", json_incref(errors));
@@ -103,7 +108,10 @@ bool call_admit(void *context, struct http_request *request, struct http_respons
 	if (!gate_check(call, request, response))
 		return false;
 	call->actor = (struct sandbox_actor){
-		.org = &call->org, .key = call->key.id, .request = request->id, .address = request->address,
+		.org = &call->org,
+		.key = call->key.id,
+		.request = request->id,
+		.address = request->address,
 	};
 	return true;
 }
@@ -142,8 +150,9 @@ static void write_audit(struct api_server *api, const struct http_request *reque
 	copy_text(row.detail, sizeof(row.detail), call->detail);
 	if (suppressed > 0) {
 		size_t used = strlen(row.detail);
-		snprintf(row.detail + used, sizeof(row.detail) - used, "%s%llu more refusals of this address unrecorded",
-			 used ? "; " : "", (unsigned long long)suppressed);
+		snprintf(row.detail + used, sizeof(row.detail) - used,
+			 "%s%llu more refusals of this address unrecorded", used ? "; " : "",
+			 (unsigned long long)suppressed);
 	}
 	if (store_audit_add(api->context.store, &row, &err) == 0)
 		return;

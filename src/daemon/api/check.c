@@ -31,8 +31,8 @@ static int check_text(const json_t *value, const char *prefix, const struct chec
 		return error_set(err, EINVAL, "%s%s: must be 1 to 63 characters, [A-Za-z0-9][A-Za-z0-9._-]*", prefix,
 				 field->name);
 	if (field->kind == CHECK_IMAGE && !is_image(text))
-		return error_set(err, EINVAL, "%s%s: must be 1 to 255 characters, [A-Za-z0-9][A-Za-z0-9._/:@-]*", prefix,
-				 field->name);
+		return error_set(err, EINVAL, "%s%s: must be 1 to 255 characters, [A-Za-z0-9][A-Za-z0-9._/:@-]*",
+				 prefix, field->name);
 	if (field->kind == CHECK_TEXT && (size < (size_t)field->min || size > (size_t)field->max))
 		return error_set(err, EINVAL, "%s%s: must be %" PRId64 " to %" PRId64 " bytes", prefix, field->name,
 				 field->min, field->max);
@@ -68,10 +68,8 @@ static int check_value(json_t *value, const char *prefix, const struct check_fie
 	switch (field->kind) {
 	case CHECK_TEXT:
 	case CHECK_NAME:
-	case CHECK_IMAGE:
-		return check_text(value, prefix, field, to, err);
-	case CHECK_INTEGER:
-		return check_integer(value, prefix, field, to, err);
+	case CHECK_IMAGE: return check_text(value, prefix, field, to, err);
+	case CHECK_INTEGER: return check_integer(value, prefix, field, to, err);
 	case CHECK_BOOLEAN:
 		if (!json_is_boolean(value))
 			return error_set(err, EINVAL, "%s%s: must be true or false", prefix, field->name);
@@ -82,11 +80,8 @@ static int check_value(json_t *value, const char *prefix, const struct check_fie
 			return error_set(err, EINVAL, "%s%s: must be an object", prefix, field->name);
 		memcpy(to, &value, sizeof(value));
 		return 0;
-	case CHECK_ARRAY:
-		return check_array(value, prefix, field, to, err);
-	case CHECK_ANY:
-		memcpy(to, &value, sizeof(value));
-		return 0;
+	case CHECK_ARRAY: return check_array(value, prefix, field, to, err);
+	case CHECK_ANY: memcpy(to, &value, sizeof(value)); return 0;
 	}
 	return error_set(err, EINVAL, "%s%s: has no type", prefix, field->name);
 }
@@ -105,9 +100,11 @@ int check_object(const json_t *object, const char *prefix, const struct check_fi
 	const char *name;
 	json_t *value;
 
-	json_object_foreach((json_t *)(uintptr_t)object, name, value)
-		if (!is_known(name, fields, count))
-			return error_set(err, EINVAL, "%s%.64s: there is no such field", prefix, name);
+	json_object_foreach(
+		(json_t *)(uintptr_t)object, name,
+		value) if (!is_known(name, fields, count)) return error_set(err, EINVAL,
+									    "%s%.64s: there is no such field", prefix,
+									    name);
 	for (size_t i = 0; i < count; i++) {
 		value = json_object_get(object, fields[i].name);
 		if (!value || json_is_null(value)) {
@@ -159,7 +156,8 @@ int check_query(const struct http_request *request, const char *const *names, st
 		while (*known && strcmp(*known, request->query[i].name) != 0)
 			known++;
 		if (!*known && strcmp(request->query[i].name, "api_key") != 0)
-			return error_set(err, EINVAL, "%.64s: there is no such query parameter", request->query[i].name);
+			return error_set(err, EINVAL, "%.64s: there is no such query parameter",
+					 request->query[i].name);
 	}
 	return 0;
 }

@@ -26,7 +26,7 @@ enum check_kind {
 struct check_field {
 	const char *name;
 	enum check_kind kind;
-	size_t offset;     /* where the value goes; left as it is when the field is absent */
+	size_t offset; /* where the value goes; left as it is when the field is absent */
 	int64_t min, max;
 	bool required;
 };

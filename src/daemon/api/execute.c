@@ -22,7 +22,8 @@ static const struct check_field fields[] = {
 	{ "command", CHECK_TEXT, offsetof(struct wanted, command), 1, COMMAND_MAX, true },
 	{ "working_dir", CHECK_TEXT, offsetof(struct wanted, cwd), 1, 4096, false },
 	{ "env", CHECK_OBJECT, offsetof(struct wanted, env), 0, 0, false },
-	{ "timeout", CHECK_INTEGER, offsetof(struct wanted, timeout_s), 1, 300, false }, /* the last: execute alone has it */
+	{ "timeout", CHECK_INTEGER, offsetof(struct wanted, timeout_s), 1, 300,
+	  false }, /* the last: execute alone has it */
 };
 
 static int start(struct http_request *request, bool stream, struct sandbox_exec **exec, struct error *err)
@@ -89,7 +90,9 @@ static int run(struct http_request *request, struct sandbox_exec *exec, struct o
 static json_t *view_execution(const char *id, const struct sandbox_exec_event *event, const struct output *out,
 			      const struct output *err_out)
 {
-	static const char *const names[] = { [EXEC_EXITED] = "completed", [EXEC_TIMED_OUT] = "timeout", [EXEC_FAILED] = "error" };
+	static const char *const names[] = {
+		[EXEC_EXITED] = "completed", [EXEC_TIMED_OUT] = "timeout", [EXEC_FAILED] = "error"
+	};
 	json_t *body = json_object();
 
 	view_set(body, "id", json_string(id));
@@ -138,7 +141,7 @@ struct stream {
 	struct http_request *request; /* outlives the stream */
 	struct sandbox_exec *exec;
 	struct output_tail out, err_out;
-	struct buf line;              /* what is not sent yet */
+	struct buf line; /* what is not sent yet */
 	int64_t checked_ms, sent_ms;
 	bool ended;
 };
@@ -193,14 +196,10 @@ static int next_line(struct stream *stream)
 	if (r < 0)
 		return r;
 	switch (event.kind) {
-	case EXEC_NOTHING:
-		return time_mono_ms() - stream->sent_ms < KEEPALIVE_MS ? 0 : buf_adds(&stream->line, "{}\n");
-	case EXEC_STDOUT:
-		return add_text(stream, "stdout", &stream->out, event.data, event.size);
-	case EXEC_STDERR:
-		return add_text(stream, "stderr", &stream->err_out, event.data, event.size);
-	case EXEC_ENDED:
-		return add_end(stream, &event);
+	case EXEC_NOTHING: return time_mono_ms() - stream->sent_ms < KEEPALIVE_MS ? 0 : buf_adds(&stream->line, "{}\n");
+	case EXEC_STDOUT: return add_text(stream, "stdout", &stream->out, event.data, event.size);
+	case EXEC_STDERR: return add_text(stream, "stderr", &stream->err_out, event.data, event.size);
+	case EXEC_ENDED: return add_end(stream, &event);
 	}
 	return -EPROTO;
 }

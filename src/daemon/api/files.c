@@ -32,7 +32,7 @@ struct upload {
 	struct sandbox_file *file; /* once both are known */
 	int spool;                 /* or -1 */
 	uint64_t size, size_max;
-	uint64_t spooled;          /* our part of the sum */
+	uint64_t spooled; /* our part of the sum */
 };
 
 void upload_free(struct upload *upload)
@@ -80,8 +80,9 @@ static int on_part(void *context, const struct multipart_part *part, struct erro
 	if (strcmp(part->name, "file") == 0)
 		return begin_file(upload, err);
 	if (str_starts(part->name, "file["))
-		return error_set(err, EINVAL, "file: a bare buffer arrives as one part a byte; send a File or Blob, or a part "
-					      "`file` with a filename");
+		return error_set(err, EINVAL,
+				 "file: a bare buffer arrives as one part a byte; send a File or Blob, or a part "
+				 "`file` with a filename");
 	if (strcmp(part->name, "path") != 0)
 		return error_set(err, EINVAL, "%.64s: there is no such part; send path and file", part->name);
 	if (upload->has_path)
@@ -187,8 +188,8 @@ static int pour(struct upload *upload, struct error *err)
 	if (r == 0 && lseek(upload->spool, 0, SEEK_SET) < 0)
 		r = error_errno(err, errno, "cannot read the held upload");
 	while (r == 0 && (n = fd_read_all(upload->spool, data, sizeof(data))) != 0)
-		r = n < 0 ? error_errno(err, (int)-n, "cannot read the held upload") :
-			    sandbox_file_write(upload->file, data, (size_t)n, err);
+		r = n < 0 ? error_errno(err, (int)-n, "cannot read the held upload")
+			  : sandbox_file_write(upload->file, data, (size_t)n, err);
 	return r;
 }
 
@@ -214,13 +215,17 @@ void files_on_upload(struct http_request *request, struct http_response *respons
 		return;
 	}
 	call_detail(request, "%llu bytes", (unsigned long long)size);
-	http_reply_json(response, 200, json_pack("{s:s,s:s,s:I}", "message", "the file was uploaded", "path",
-						 buf_text(&upload->path), "size", (json_int_t)size));
+	http_reply_json(response, 200,
+			json_pack("{s:s,s:s,s:I}", "message", "the file was uploaded", "path", buf_text(&upload->path),
+				  "size", (json_int_t)size));
 }
 
 /* ---- download ---- */
 
-struct download { struct sandbox_file *file; char request[HTTP_ID_MAX]; };
+struct download {
+	struct sandbox_file *file;
+	char request[HTTP_ID_MAX];
+};
 
 static ssize_t download_read(void *context, char *data, size_t size)
 {

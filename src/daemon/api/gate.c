@@ -1,6 +1,5 @@
 #include "daemon/api/gate.h"
 
-
 #include "base/log.h"
 #include "daemon/auth/auth.h"
 
@@ -18,14 +17,10 @@ static const char *const texts[AUTH_RESULTS] = {
 static int status_of(enum auth_result result)
 {
 	switch (result) {
-	case AUTH_SUSPENDED:
-		return 403;
-	case AUTH_SLOWED:
-		return 429;
-	case AUTH_FAILED:
-		return 503;
-	default:
-		return 401;
+	case AUTH_SUSPENDED: return 403;
+	case AUTH_SLOWED: return 429;
+	case AUTH_FAILED: return 503;
+	default: return 401;
 	}
 }
 

@@ -117,7 +117,8 @@ static bool recover(struct http_request *request, struct http_response *response
 	struct sandbox_info info = { 0 };
 	json_t *body;
 
-	if (found->target[0] == '\0' || sandbox_get(call->api->context.sandboxes, &call->actor, found->target, &info, NULL) < 0)
+	if (found->target[0] == '\0' ||
+	    sandbox_get(call->api->context.sandboxes, &call->actor, found->target, &info, NULL) < 0)
 		return false;
 	body = view_sandbox_full(&info.row);
 	if (strcmp(request->route->action, "sandbox.clone") == 0)
@@ -137,15 +138,18 @@ static void keep_answer(const struct http_request *request, const char *key, con
 	int status = response->status, r;
 
 	bool secret = request->route->flags & HTTP_SECRET;
-	bool definite = status < 500 && status != 401 && status != 403 && status != 409 && status != 429 && status != 499;
+	bool definite = status < 500 && status != 401 && status != 403 && status != 409 && status != 429 &&
+			status != 499;
 	if (!definite) {
 		r = store_idem_drop(store, call->org.id, key, &err);
 	} else if (text && strlen(text) <= ANSWER_MAX && !(secret && status < 400)) {
 		r = store_idem_finish(store, call->org.id, key, status, text, &err);
 	} else {
-		r = store_idem_finish(store, call->org.id, key, 409,
-				      "{\"error\":{\"code\":\"conflict\",\"message\":\"this call was done; its answer was a "
-				      "stream, a secret or over 1 MiB and is not kept\"}}", &err);
+		r = store_idem_finish(
+			store, call->org.id, key, 409,
+			"{\"error\":{\"code\":\"conflict\",\"message\":\"this call was done; its answer was a "
+			"stream, a secret or over 1 MiB and is not kept\"}}",
+			&err);
 	}
 	if (r < 0)
 		log_error("idempotency_not_kept", "org", call->org.id, "error", err.text);
@@ -199,7 +203,8 @@ bool idem_begin(struct http_request *request, struct http_response *response)
 	if (!key || strcmp(request->method, "POST") != 0 || request->route->upload || !call->authenticated)
 		return true;
 	if (!is_key(key)) {
-		http_reply_error(response, 400, NULL, "Idempotency-Key: must be 1 to %d visible ASCII characters", KEY_MAX);
+		http_reply_error(response, 400, NULL, "Idempotency-Key: must be 1 to %d visible ASCII characters",
+				 KEY_MAX);
 		return false;
 	}
 	int r = flight_take(call->api, call->org.id, key);

@@ -22,14 +22,14 @@ struct api_server {
 	struct refusals *refusals;
 	pthread_mutex_t idem_lock;
 	pthread_cond_t idem_changed;
-	struct idem_flight *flights;  /* calls with an Idempotency-Key that run now */
+	struct idem_flight *flights; /* calls with an Idempotency-Key that run now */
 };
 
 /* What a request means to us; request->user, from admission to release. */
 struct call {
 	struct api_server *api;
 	bool authenticated;
-	bool audited;                  /* auth/ wrote the record in its own transaction */
+	bool audited; /* auth/ wrote the record in its own transaction */
 	struct store_org org;
 	struct store_key key;
 	struct sandbox_actor actor;
@@ -96,9 +96,9 @@ extern const struct http_route metrics_route;
 json_t *view_time(int64_t ms); /* null for 0 */
 const char *view_sandbox_status(enum sandbox_status status);
 const char *view_snapshot_status(enum snapshot_status status);
-json_t *view_sandbox(const struct store_sandbox *row);        /* create's answer with the extensions */
-json_t *view_sandbox_full(const struct store_sandbox *row);   /* with termination */
-json_t *view_sandbox_brief(const struct store_sandbox *row);  /* an entry of the list */
+json_t *view_sandbox(const struct store_sandbox *row);       /* create's answer with the extensions */
+json_t *view_sandbox_full(const struct store_sandbox *row);  /* with termination */
+json_t *view_sandbox_brief(const struct store_sandbox *row); /* an entry of the list */
 json_t *view_snapshot(const struct store_snapshot *row);
 /* {"data", "pagination"}; takes data. */
 json_t *view_page(json_t *data, uint32_t page, uint32_t size, uint64_t total);
@@ -111,7 +111,7 @@ enum spec_kind { SPEC_CREATE, SPEC_CLONE, SPEC_RESTORE };
 struct spec {
 	struct sandbox_spec domain;
 	struct sandbox_network network;
-	const char *snapshot_name;       /* clone */
+	const char *snapshot_name; /* clone */
 	struct sandbox_pair *env, *metadata;
 	const char **allow, **denied;
 	char *env_json, *metadata_json, *network_json;
@@ -126,10 +126,11 @@ int spec_network(const json_t *object, struct spec *spec, struct error *err);
 /* ---- handlers ---- */
 
 http_handler sandbox_on_create, sandbox_on_list, sandbox_on_get, sandbox_on_delete, sandbox_on_delete_all,
-	sandbox_on_pause, sandbox_on_resume, sandbox_on_timeout, sandbox_on_console, sandbox_on_network, sandbox_on_clone,
-	sandbox_on_snapshot, sandbox_on_status, sandbox_on_logs, execute_on_call, execute_on_async, files_on_upload,
-	files_on_download, snapshots_on_list, snapshots_on_delete, snapshots_on_delete_all, snapshots_on_restore,
-	keys_on_create, keys_on_list, keys_on_rotate, keys_on_revoke, orgs_on_create, orgs_on_list, orgs_on_get,
-	orgs_on_update, audit_on_list, audit_on_verify, usage_on_list, health_on_get, health_on_openapi;
+	sandbox_on_pause, sandbox_on_resume, sandbox_on_timeout, sandbox_on_console, sandbox_on_network,
+	sandbox_on_clone, sandbox_on_snapshot, sandbox_on_status, sandbox_on_logs, execute_on_call, execute_on_async,
+	files_on_upload, files_on_download, snapshots_on_list, snapshots_on_delete, snapshots_on_delete_all,
+	snapshots_on_restore, keys_on_create, keys_on_list, keys_on_rotate, keys_on_revoke, orgs_on_create,
+	orgs_on_list, orgs_on_get, orgs_on_update, audit_on_list, audit_on_verify, usage_on_list, health_on_get,
+	health_on_openapi;
 extern const struct http_upload files_upload;
 void upload_free(struct upload *upload);

@@ -60,7 +60,10 @@ static void reply_made(struct http_request *request, struct http_response *respo
 	http_reply_json(response, 201, body);
 }
 
-struct wanted { const char *name, *org, *expires; json_t *scopes; };
+struct wanted {
+	const char *name, *org, *expires;
+	json_t *scopes;
+};
 
 void keys_on_create(struct http_request *request, struct http_response *response)
 {
@@ -121,11 +124,15 @@ void keys_on_list(struct http_request *request, struct http_response *response)
 	http_reply_json(response, 200, view_page(data, page, size, total));
 }
 
-struct change { const char *org; int64_t grace_s; };
+struct change {
+	const char *org;
+	int64_t grace_s;
+};
 
 static const struct check_field change_fields[] = {
 	{ "organisation_id", CHECK_TEXT, offsetof(struct change, org), 1, STORE_ID_MAX - 1, false },
-	{ "grace_seconds", CHECK_INTEGER, offsetof(struct change, grace_s), 0, AUTH_GRACE_S_MAX, false }, /* rotate alone */
+	{ "grace_seconds", CHECK_INTEGER, offsetof(struct change, grace_s), 0, AUTH_GRACE_S_MAX,
+	  false }, /* rotate alone */
 };
 
 void keys_on_rotate(struct http_request *request, struct http_response *response)
@@ -144,8 +151,8 @@ void keys_on_rotate(struct http_request *request, struct http_response *response
 		return;
 	}
 	struct auth_actor actor = actor_of(request);
-	r = auth_key_rotate(call_of(request)->api->context.auth, &actor, org, request->param, change.grace_s, &made, text,
-			    &err);
+	r = auth_key_rotate(call_of(request)->api->context.auth, &actor, org, request->param, change.grace_s, &made,
+			    text, &err);
 	reply_made(request, response, r, &made, text, &err);
 }
 

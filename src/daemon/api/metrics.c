@@ -10,12 +10,14 @@
 #define ROUTES_MAX 64
 #define STATUSES_MAX 20
 
-static const int statuses[] = { 200, 201, 204, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 431, 499, 500, 503, 504, 507 };
+static const int statuses[] = { 200, 201, 204, 400, 401, 403, 404, 405, 409, 413,
+				415, 422, 429, 431, 499, 500, 503, 504, 507 };
 #define STATUSES (sizeof(statuses) / sizeof(statuses[0]))
 static_assert(STATUSES < STATUSES_MAX, "one place is for all others");
 
 /* Upper bounds, microseconds; +Inf follows. */
-static const int64_t bounds[] = { 1000, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 10000000, 60000000 };
+static const int64_t bounds[] = { 1000,   5000,   10000,   25000,   50000,    100000,
+				  250000, 500000, 1000000, 2500000, 10000000, 60000000 };
 #define BOUNDS (sizeof(bounds) / sizeof(bounds[0]))
 
 struct histogram {
@@ -140,7 +142,9 @@ static void add_requests(struct buf *to, struct metrics *metrics)
 			if (s < STATUSES)
 				snprintf(status, sizeof(status), "%d", statuses[s]);
 			if (count > 0)
-				buf_addf(to, "akira_http_requests_total{method=\"%s\",route=\"%s\",status=\"%s\"} %" PRIu64 "\n",
+				buf_addf(to,
+					 "akira_http_requests_total{method=\"%s\",route=\"%s\",status=\"%s\"} %" PRIu64
+					 "\n",
 					 route_method(i), route_name(i), status, count);
 		}
 	head(to, "http_request_duration_seconds", "histogram", "Time from the request line to the answer.");

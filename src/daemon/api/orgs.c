@@ -11,19 +11,43 @@
 
 /* What a tier grants where the body says nothing (the contract's table; the rest is ours). */
 static const struct store_org tiers[] = {
-	{ .tier = "beta", .requests_per_minute = 60, .sandboxes_max = 10, .cpu_units_max = 16, .memory_mib_max = 8192,
-	  .storage_gb_max = 100, .snapshots_max = 50, .lifetime_s_max = 86400, .execs_max = 32,
+	{ .tier = "beta",
+	  .requests_per_minute = 60,
+	  .sandboxes_max = 10,
+	  .cpu_units_max = 16,
+	  .memory_mib_max = 8192,
+	  .storage_gb_max = 100,
+	  .snapshots_max = 50,
+	  .lifetime_s_max = 86400,
+	  .execs_max = 32,
 	  .upload_bytes_max = (int64_t)1 << 30 },
-	{ .tier = "pro", .requests_per_minute = 300, .sandboxes_max = 50, .cpu_units_max = 64, .memory_mib_max = 32768,
-	  .storage_gb_max = 500, .snapshots_max = 500, .lifetime_s_max = 86400, .execs_max = 32,
+	{ .tier = "pro",
+	  .requests_per_minute = 300,
+	  .sandboxes_max = 50,
+	  .cpu_units_max = 64,
+	  .memory_mib_max = 32768,
+	  .storage_gb_max = 500,
+	  .snapshots_max = 500,
+	  .lifetime_s_max = 86400,
+	  .execs_max = 32,
 	  .upload_bytes_max = (int64_t)10 << 30 },
-	{ .tier = "enterprise", .requests_per_minute = NONE, .sandboxes_max = NONE, .cpu_units_max = NONE,
-	  .memory_mib_max = NONE, .storage_gb_max = NONE, .snapshots_max = NONE, .lifetime_s_max = 86400, .execs_max = NONE,
+	{ .tier = "enterprise",
+	  .requests_per_minute = NONE,
+	  .sandboxes_max = NONE,
+	  .cpu_units_max = NONE,
+	  .memory_mib_max = NONE,
+	  .storage_gb_max = NONE,
+	  .snapshots_max = NONE,
+	  .lifetime_s_max = 86400,
+	  .execs_max = NONE,
 	  .upload_bytes_max = NONE },
 };
 
 static const struct check_field limit_fields[] = {
-#define LIMIT(name, member) { name, CHECK_INTEGER, offsetof(struct store_org, member), NONE, INT64_MAX, false }
+#define LIMIT(name, member)                                                                     \
+	{                                                                                       \
+		name, CHECK_INTEGER, offsetof(struct store_org, member), NONE, INT64_MAX, false \
+	}
 	LIMIT("requests_per_minute", requests_per_minute),
 	LIMIT("sandboxes", sandboxes_max),
 	LIMIT("cpu_units", cpu_units_max),

@@ -25,5 +25,8 @@ void output_free(struct output *output);
  * One stream's pieces as text: a character that a piece cuts in two waits for the next. Returns malloc'ed text (perhaps
  * empty), NULL: no memory. size 0: the end, what waits becomes U+FFFD.
  */
-struct output_tail { char bytes[4]; size_t size; };
+struct output_tail {
+	char bytes[4];
+	size_t size;
+};
 char *output_piece(struct output_tail *tail, const char *data, size_t size, size_t *length);

@@ -8,7 +8,7 @@
 
 #include "base/time.h"
 
-#define SLOTS 1024       /* addresses at a time; those that collide share a slot's allowance */
+#define SLOTS 1024 /* addresses at a time; those that collide share a slot's allowance */
 #define BURST 10
 #define WINDOW_MS 60000
 

@@ -121,7 +121,10 @@ void sandbox_on_get(struct http_request *request, struct http_response *response
 	http_reply_json(response, 200, body);
 }
 
-struct deletion { bool create_snapshot, keep_storage; const char *snapshot_name; };
+struct deletion {
+	bool create_snapshot, keep_storage;
+	const char *snapshot_name;
+};
 
 void sandbox_on_delete(struct http_request *request, struct http_response *response)
 {
@@ -199,8 +202,8 @@ void sandbox_on_delete_all(struct http_request *request, struct http_response *r
 		if (r == 0)
 			json_array_append_new(deleted, json_string(id));
 		else if (r != -ENOENT) /* somebody was quicker: gone is gone */
-			json_array_append_new(errors, json_pack("{s:s,s:s}", "id", id, "error",
-							       failure_text(request, r, &err)));
+			json_array_append_new(
+				errors, json_pack("{s:s,s:s}", "id", id, "error", failure_text(request, r, &err)));
 	}
 	reply_deleted(request, response, "sandboxes", deleted, errors);
 }
@@ -213,8 +216,8 @@ void sandbox_on_pause(struct http_request *request, struct http_response *respon
 	struct error err = { 0 };
 
 	if (no_fields(request, response))
-		reply_info(request, response, 200, sandbox_pause(domain(request), actor(request), request->param, &info, &err),
-			   &info, &err);
+		reply_info(request, response, 200,
+			   sandbox_pause(domain(request), actor(request), request->param, &info, &err), &info, &err);
 }
 
 void sandbox_on_resume(struct http_request *request, struct http_response *response)
@@ -223,8 +226,8 @@ void sandbox_on_resume(struct http_request *request, struct http_response *respo
 	struct error err = { 0 };
 
 	if (no_fields(request, response))
-		reply_info(request, response, 200, sandbox_resume(domain(request), actor(request), request->param, &info, &err),
-			   &info, &err);
+		reply_info(request, response, 200,
+			   sandbox_resume(domain(request), actor(request), request->param, &info, &err), &info, &err);
 }
 
 void sandbox_on_timeout(struct http_request *request, struct http_response *response)
@@ -249,8 +252,8 @@ void sandbox_on_network(struct http_request *request, struct http_response *resp
 
 	int r = spec_network(request->json, &spec, &err);
 	if (r == 0)
-		r = sandbox_set_network(domain(request), actor(request), request->param, &spec.network, spec.network_json,
-					&info, &err);
+		r = sandbox_set_network(domain(request), actor(request), request->param, &spec.network,
+					spec.network_json, &info, &err);
 	reply_info(request, response, 200, r, &info, &err);
 }
 

@@ -3,9 +3,14 @@
 #include <errno.h>
 #include <string.h>
 
-static const struct { const char *name; uint32_t scope; } scopes_known[] = {
-	{ "sandboxes:read", SCOPE_SANDBOXES_READ }, { "sandboxes:write", SCOPE_SANDBOXES_WRITE },
-	{ "keys:manage", SCOPE_KEYS_MANAGE },       { "audit:read", SCOPE_AUDIT_READ },
+static const struct {
+	const char *name;
+	uint32_t scope;
+} scopes_known[] = {
+	{ "sandboxes:read", SCOPE_SANDBOXES_READ },
+	{ "sandboxes:write", SCOPE_SANDBOXES_WRITE },
+	{ "keys:manage", SCOPE_KEYS_MANAGE },
+	{ "audit:read", SCOPE_AUDIT_READ },
 	{ "admin", SCOPE_ADMIN },
 };
 #define KNOWN (sizeof(scopes_known) / sizeof(scopes_known[0]))
@@ -28,8 +33,10 @@ int scope_parse(const json_t *names, uint32_t *scopes, struct error *err)
 		while (name && k < KNOWN && strcmp(scopes_known[k].name, name) != 0)
 			k++;
 		if (!name || k == KNOWN)
-			return error_set(err, EINVAL, "scopes[%zu]: must be sandboxes:read, sandboxes:write, keys:manage, "
-						      "audit:read or admin", i);
+			return error_set(err, EINVAL,
+					 "scopes[%zu]: must be sandboxes:read, sandboxes:write, keys:manage, "
+					 "audit:read or admin",
+					 i);
 		*scopes |= scopes_known[k].scope;
 	}
 	return 0;

@@ -15,7 +15,10 @@ static struct store *store(const struct http_request *request)
 	return call_of(request)->api->context.store;
 }
 
-struct wish { const char *name; bool quick; };
+struct wish {
+	const char *name;
+	bool quick;
+};
 
 void sandbox_on_snapshot(struct http_request *request, struct http_response *response)
 {
@@ -29,8 +32,8 @@ void sandbox_on_snapshot(struct http_request *request, struct http_response *res
 
 	int r = check_object(request->json, "", fields, CHECK_COUNT(fields), &wish, &err);
 	if (r == 0)
-		r = sandbox_snapshot(domain(request), &call_of(request)->actor, request->param, wish.name, wish.quick, &row,
-				     &err);
+		r = sandbox_snapshot(domain(request), &call_of(request)->actor, request->param, wish.name, wish.quick,
+				     &row, &err);
 	if (r < 0) {
 		reply_failure(request, response, r, &err);
 		return;
@@ -57,8 +60,8 @@ void sandbox_on_clone(struct http_request *request, struct http_response *respon
 	}
 	call_target(request, info.row.id);
 	call_detail(request, "of %s, snapshot %s", request->param, row.id);
-	http_reply_json(response, 201, json_pack("{s:o,s:o}", "sandbox", view_sandbox(&info.row), "snapshot",
-						 view_snapshot(&row)));
+	http_reply_json(response, 201,
+			json_pack("{s:o,s:o}", "sandbox", view_sandbox(&info.row), "snapshot", view_snapshot(&row)));
 	sandbox_info_free(&info);
 	store_snapshot_free(&row);
 }
@@ -71,7 +74,8 @@ void snapshots_on_restore(struct http_request *request, struct http_response *re
 
 	int r = spec_parse(request, SPEC_RESTORE, &spec, &err);
 	if (r == 0)
-		r = sandbox_restore(domain(request), &call_of(request)->actor, request->param, &spec.domain, &info, &err);
+		r = sandbox_restore(domain(request), &call_of(request)->actor, request->param, &spec.domain, &info,
+				    &err);
 	if (r < 0) {
 		reply_failure(request, response, r, &err);
 		return;
@@ -108,7 +112,8 @@ void snapshots_on_list(struct http_request *request, struct http_response *respo
 	if (r == 0)
 		r = check_query(request, known, &err);
 	if (r == 0)
-		r = store_snapshot_list(store(request), call_of(request)->org.id, page, size, &rows, &count, &total, &err);
+		r = store_snapshot_list(store(request), call_of(request)->org.id, page, size, &rows, &count, &total,
+					&err);
 	if (r < 0) {
 		reply_failure(request, response, r, &err);
 		return;
@@ -137,8 +142,9 @@ void snapshots_on_delete(struct http_request *request, struct http_response *res
 		reply_failure(request, response, r, &err);
 		return;
 	}
-	http_reply_json(response, 200, json_pack("{s:s,s:s,s:s,s:b}", "id", row.id, "name", row.name, "message",
-						 "the snapshot will be deleted", "deferred", 1));
+	http_reply_json(response, 200,
+			json_pack("{s:s,s:s,s:s,s:b}", "id", row.id, "name", row.name, "message",
+				  "the snapshot will be deleted", "deferred", 1));
 	store_snapshot_free(&row);
 }
 
@@ -148,7 +154,8 @@ static int collect_all(struct http_request *request, struct buf *ids, struct err
 		struct store_snapshot *rows = NULL;
 		size_t count = 0;
 		uint64_t total = 0;
-		int r = store_snapshot_list(store(request), call_of(request)->org.id, page, 100, &rows, &count, &total, err);
+		int r = store_snapshot_list(store(request), call_of(request)->org.id, page, 100, &rows, &count, &total,
+					    err);
 		if (r < 0)
 			return r;
 		for (size_t i = 0; i < count && r == 0; i++)
@@ -184,8 +191,8 @@ void snapshots_on_delete_all(struct http_request *request, struct http_response 
 			json_array_append_new(deleted, json_string(id));
 			store_snapshot_free(&row);
 		} else if (r != -ENOENT) {
-			json_array_append_new(errors, json_pack("{s:s,s:s}", "id", id, "error",
-							       failure_text(request, r, &err)));
+			json_array_append_new(
+				errors, json_pack("{s:s,s:s}", "id", id, "error", failure_text(request, r, &err)));
 		}
 	}
 	reply_deleted(request, response, "snapshots", deleted, errors);

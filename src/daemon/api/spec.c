@@ -51,14 +51,16 @@ static int read_pairs(const json_t *object, const char *field, size_t count_max,
 		return error_set(err, ENOMEM, "out of memory");
 	*pairs = list;
 	*count = 0;
-	json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+	json_object_foreach((json_t *)(uintptr_t)object, key, value)
+	{
 		if (!json_is_string(value))
 			return error_set(err, EINVAL, "%s.%.64s: must be a string", field, key);
 		if (variables ? !is_variable(key) : key[0] == '\0')
 			return error_set(err, EINVAL, "%s.%.64s: is not a usable name", field, key);
 		bytes += strlen(key) + json_string_length(value);
 		if (bytes > bytes_max)
-			return error_set(err, EINVAL, "%s: names and values together at most %zu bytes", field, bytes_max);
+			return error_set(err, EINVAL, "%s: names and values together at most %zu bytes", field,
+					 bytes_max);
 		list[(*count)++] = (struct sandbox_pair){ key, json_string_value(value) };
 	}
 	return 0;
@@ -91,8 +93,8 @@ static int read_rules(const json_t *array, const char *field, const char ***rule
 	for (size_t i = 0; i < n; i++) {
 		const char *text = json_string_value(json_array_get(array, i));
 		if (!text || !is_rule(text))
-			return error_set(err, EINVAL, "network.%s[%zu]: must be a CIDR or a domain, 1 to 253 characters",
-					 field, i);
+			return error_set(err, EINVAL,
+					 "network.%s[%zu]: must be a CIDR or a domain, 1 to 253 characters", field, i);
 		(*rules)[(*count)++] = text;
 	}
 	return 0;
@@ -100,8 +102,15 @@ static int read_rules(const json_t *array, const char *field, const char ***rule
 
 int spec_network(const json_t *object, struct spec *spec, struct error *err)
 {
-	struct { const char *outbound; json_t *allow, *deny; int64_t bandwidth; } value = { 0 };
-#define FIELD(name, kind, member, ...) { name, kind, offsetof(__typeof__(value), member), __VA_ARGS__ }
+	struct {
+		const char *outbound;
+		json_t *allow, *deny;
+		int64_t bandwidth;
+	} value = { 0 };
+#define FIELD(name, kind, member, ...)                                       \
+	{                                                                    \
+		name, kind, offsetof(__typeof__(value), member), __VA_ARGS__ \
+	}
 	static const struct check_field fields[] = {
 		FIELD("outbound", CHECK_TEXT, outbound, 4, 5),
 		FIELD("allow", CHECK_ARRAY, allow, 0, RULES_MAX),
@@ -136,7 +145,9 @@ static int read_size(const json_t *value, int64_t *gb, struct error *err)
 
 	if (json_is_integer(value)) {
 		*gb = json_integer_value(value);
-		return *gb >= 1 && *gb <= GB_MAX ? 0 : error_set(err, EINVAL, "resources.storage: must be 1 to %d GB", GB_MAX);
+		return *gb >= 1 && *gb <= GB_MAX
+			       ? 0
+			       : error_set(err, EINVAL, "resources.storage: must be 1 to %d GB", GB_MAX);
 	}
 	if (!json_is_string(value) || str_copy(text, sizeof(text), json_string_value(value)) < 0)
 		return error_set(err, EINVAL, "resources.storage: must be a size such as 10Gi");
@@ -173,7 +184,10 @@ static int read_resources(const json_t *object, enum spec_kind kind, struct sand
 }
 
 static const struct check_field common_fields[] = {
-#define FIELD(name, kind, member, ...) { name, kind, offsetof(struct body, member), __VA_ARGS__ }
+#define FIELD(name, kind, member, ...)                                 \
+	{                                                              \
+		name, kind, offsetof(struct body, member), __VA_ARGS__ \
+	}
 	FIELD("image", CHECK_IMAGE, image, 0, 0),
 	FIELD("name", CHECK_NAME, name, 0, 0),
 	FIELD("env_vars", CHECK_OBJECT, env, 0, 0),

@@ -49,7 +49,8 @@ void sandbox_on_status(struct http_request *request, struct http_response *respo
 	if (r == 0)
 		r = sandbox_get(call->api->context.sandboxes, &call->actor, request->param, &info, &err);
 	if (r == 0)
-		r = sandbox_metrics(call->api->context.sandboxes, &call->actor, request->param, from, to, &metrics, &err);
+		r = sandbox_metrics(call->api->context.sandboxes, &call->actor, request->param, from, to, &metrics,
+				    &err);
 	if (r < 0) {
 		sandbox_info_free(&info);
 		reply_failure(request, response, r, &err);

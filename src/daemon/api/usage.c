@@ -78,6 +78,6 @@ void usage_on_list(struct http_request *request, struct http_response *response)
 				    (json_int_t)totals.cpu_units, "memory_mib", (json_int_t)totals.memory_mib,
 				    "storage_gb", (json_int_t)totals.storage_gb, "snapshots",
 				    (json_int_t)totals.snapshots);
-	http_reply_json(response, 200, json_pack("{s:s,s:o,s:o}", "organisation_id", org, "data", data, "current",
-						 current));
+	http_reply_json(response, 200,
+			json_pack("{s:s,s:o,s:o}", "organisation_id", org, "data", data, "current", current));
 }

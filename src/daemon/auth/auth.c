@@ -70,8 +70,8 @@ void auth_free(struct auth *auth)
 
 const char *auth_result_name(enum auth_result result)
 {
-	static const char *const names[] = { "ok", "missing", "malformed", "unknown", "revoked", "expired", "suspended",
-					     "slowed", "failed" };
+	static const char *const names[] = { "ok",      "missing",   "malformed", "unknown", "revoked",
+					     "expired", "suspended", "slowed",    "failed" };
 	_Static_assert(sizeof(names) / sizeof(names[0]) == AUTH_RESULTS, "a name for each result");
 	return result < AUTH_RESULTS ? names[result] : "failed";
 }
@@ -140,11 +140,8 @@ enum auth_result auth_check(struct auth *auth, const char *text, const char *add
 	case AUTH_MALFORMED:
 	case AUTH_UNKNOWN:
 	case AUTH_REVOKED:
-	case AUTH_EXPIRED:
-		guard_failed(auth->guard, address, now_ms);
-		break;
-	default: /* no guess: a browser without a key, a tenant that is known, our own trouble */
-		break;
+	case AUTH_EXPIRED: guard_failed(auth->guard, address, now_ms); break;
+	default: /* no guess: a browser without a key, a tenant that is known, our own trouble */ break;
 	}
 	return result;
 }
@@ -160,5 +157,6 @@ int64_t auth_requests_per_minute(const struct store_org *org)
 
 void auth_take(struct auth *auth, const struct auth_identity *identity, struct limit_answer *answer)
 {
-	limit_take(auth->limit, identity->key.id, auth_requests_per_minute(&identity->org), auth->config.mono_ms(), answer);
+	limit_take(auth->limit, identity->key.id, auth_requests_per_minute(&identity->org), auth->config.mono_ms(),
+		   answer);
 }

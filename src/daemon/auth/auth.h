@@ -20,8 +20,8 @@
 #include "daemon/store/store.h"
 
 #define AUTH_KEY_LENGTH 41
-#define AUTH_KEY_MAX 48     /* room for a key's text and its NUL */
-#define AUTH_PREFIX_MAX 20  /* as struct store_key's prefix */
+#define AUTH_KEY_MAX 48    /* room for a key's text and its NUL */
+#define AUTH_PREFIX_MAX 20 /* as struct store_key's prefix */
 #define AUTH_GRACE_S_MAX (30 * 86400)
 #define AUTH_BOOTSTRAP "bootstrap" /* name of the host's own key; no other key may bear it */
 

@@ -56,11 +56,19 @@ static int add_audit(struct store *store, const struct auth_change *change, cons
 	struct store_audit row = { .status = status };
 	/* Done: the tenant whom it concerns reads it. Refused: the one who tried, whatever organisation was named. */
 	const char *org = change->org && (is_host(actor) || status < 400) ? change->org : actor->org;
-	const struct { char *to; size_t size; const char *from; } parts[] = {
-		{ row.request, sizeof(row.request), actor->request }, { row.org, sizeof(row.org), org },
-		{ row.key, sizeof(row.key), actor->key }, { row.address, sizeof(row.address), actor->address },
-		{ row.action, sizeof(row.action), change->action }, { row.target, sizeof(row.target), change->target },
-		{ row.outcome, sizeof(row.outcome), outcome }, { row.detail, sizeof(row.detail), detail },
+	const struct {
+		char *to;
+		size_t size;
+		const char *from;
+	} parts[] = {
+		{ row.request, sizeof(row.request), actor->request },
+		{ row.org, sizeof(row.org), org },
+		{ row.key, sizeof(row.key), actor->key },
+		{ row.address, sizeof(row.address), actor->address },
+		{ row.action, sizeof(row.action), change->action },
+		{ row.target, sizeof(row.target), change->target },
+		{ row.outcome, sizeof(row.outcome), outcome },
+		{ row.detail, sizeof(row.detail), detail },
 	};
 
 	/* Longer than its column (an address with a scope): cut, rather than a change without its row. */
@@ -141,8 +149,9 @@ static int wanted_key(const struct auth_new_key *wanted, int64_t now_ms, struct 
 int auth_key_create(struct auth *auth, const struct auth_actor *actor, const struct auth_new_key *wanted,
 		    struct store_key *made, char text[AUTH_KEY_MAX], struct error *err)
 {
-	struct auth_change change = { .actor = actor, .action = "key.create", .org = wanted->org, .status = 201,
-				      .now_ms = clock_of(auth) };
+	struct auth_change change = {
+		.actor = actor, .action = "key.create", .org = wanted->org, .status = 201, .now_ms = clock_of(auth)
+	};
 	struct store_key key = { 0 };
 
 	text[0] = '\0';
@@ -189,8 +198,9 @@ static int rotate(struct auth *auth, struct auth_change *change, struct store_ke
 int auth_key_rotate(struct auth *auth, const struct auth_actor *actor, const char *org, const char *id, int64_t grace_s,
 		    struct store_key *made, char text[AUTH_KEY_MAX], struct error *err)
 {
-	struct auth_change change = { .actor = actor, .action = "key.rotate", .org = org, .status = 201,
-				      .now_ms = clock_of(auth) };
+	struct auth_change change = {
+		.actor = actor, .action = "key.rotate", .org = org, .status = 201, .now_ms = clock_of(auth)
+	};
 	struct store_key old, key = { 0 };
 
 	text[0] = '\0';
@@ -219,8 +229,9 @@ static int revoke(struct store *store, struct store_key *key, int64_t now_ms, st
 int auth_key_revoke(struct auth *auth, const struct auth_actor *actor, const char *org, const char *id,
 		    struct store_key *revoked, struct error *err)
 {
-	struct auth_change change = { .actor = actor, .action = "key.revoke", .org = org, .status = 200,
-				      .now_ms = clock_of(auth) };
+	struct auth_change change = {
+		.actor = actor, .action = "key.revoke", .org = org, .status = 200, .now_ms = clock_of(auth)
+	};
 	struct store_key key;
 
 	int r = change_begin(auth->store, err);
@@ -267,9 +278,20 @@ int auth_bootstrap(struct store *store, const struct auth_actor *actor, bool *ma
 		   struct error *err)
 {
 	struct store_org org = {
-		.name = "default", .tier = "enterprise", .log_output = true, .log_commands = true, .requests_per_minute = -1,
-		.sandboxes_max = -1, .cpu_units_max = -1, .memory_mib_max = -1, .storage_gb_max = -1, .snapshots_max = -1,
-		.lifetime_s_max = -1, .execs_max = -1, .upload_bytes_max = -1, .created_ms = time_wall_ms(),
+		.name = "default",
+		.tier = "enterprise",
+		.log_output = true,
+		.log_commands = true,
+		.requests_per_minute = -1,
+		.sandboxes_max = -1,
+		.cpu_units_max = -1,
+		.memory_mib_max = -1,
+		.storage_gb_max = -1,
+		.snapshots_max = -1,
+		.lifetime_s_max = -1,
+		.execs_max = -1,
+		.upload_bytes_max = -1,
+		.created_ms = time_wall_ms(),
 	};
 	struct auth_change change = { .actor = actor, .action = "auth.bootstrap", .org = org.id };
 	struct store_org there;

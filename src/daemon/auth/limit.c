@@ -16,7 +16,7 @@ struct bucket {
 	struct slot slot;
 	int64_t when_ms; /* of tokens */
 	double tokens;
-	bool changed;    /* since the last save */
+	bool changed; /* since the last save */
 	char name[STORE_ID_MAX];
 };
 
@@ -92,7 +92,9 @@ void limit_take(struct limit *limit, const char *name, int64_t per_minute, int64
 	pthread_mutex_unlock(&limit->lock);
 
 	*answer = (struct limit_answer){
-		.allowed = allowed, .limit = per_minute, .remaining = (int64_t)tokens,
+		.allowed = allowed,
+		.limit = per_minute,
+		.remaining = (int64_t)tokens,
 		.reset_s = seconds_for((double)per_minute - tokens, per_minute),
 	};
 	if (!allowed) {
@@ -110,7 +112,8 @@ static size_t collect(struct limit *limit, size_t *index, int64_t now_ms, int64_
 	while (count < SAVE_STEP && (bucket = slots_next(&limit->slots, index))) {
 		if (!bucket->changed)
 			continue;
-		rows[count] = (struct store_bucket){ .tokens = bucket->tokens, .when_ms = wall_ms - (now_ms - bucket->when_ms) };
+		rows[count] = (struct store_bucket){ .tokens = bucket->tokens,
+						     .when_ms = wall_ms - (now_ms - bucket->when_ms) };
 		memcpy(rows[count++].key, bucket->name, sizeof(bucket->name));
 		bucket->changed = false;
 	}

@@ -7,8 +7,8 @@
 static void describe(struct auth_change *change, const struct store_org *org)
 {
 	snprintf(change->target, sizeof(change->target), "%s", org->id);
-	snprintf(change->detail, sizeof(change->detail), "name=%s tier=%s suspended=%d requests_per_minute=%lld", org->name,
-		 org->tier, org->suspended, (long long)org->requests_per_minute);
+	snprintf(change->detail, sizeof(change->detail), "name=%s tier=%s suspended=%d requests_per_minute=%lld",
+		 org->name, org->tier, org->suspended, (long long)org->requests_per_minute);
 }
 
 /* Writes the row with `write` in one transaction with its audit row. */
@@ -29,8 +29,9 @@ static int change_org(struct auth *auth, struct auth_change *change, const struc
 
 int auth_org_create(struct auth *auth, const struct auth_actor *actor, struct store_org *org, struct error *err)
 {
-	struct auth_change change = { .actor = actor, .action = "org.create", .status = 201,
-				      .now_ms = auth->config.wall_ms() };
+	struct auth_change change = {
+		.actor = actor, .action = "org.create", .status = 201, .now_ms = auth->config.wall_ms()
+	};
 
 	str_random_id(org->id, "org");
 	org->created_ms = change.now_ms;
@@ -39,8 +40,9 @@ int auth_org_create(struct auth *auth, const struct auth_actor *actor, struct st
 
 int auth_org_update(struct auth *auth, const struct auth_actor *actor, const struct store_org *org, struct error *err)
 {
-	struct auth_change change = { .actor = actor, .action = "org.update", .status = 200,
-				      .now_ms = auth->config.wall_ms() };
+	struct auth_change change = {
+		.actor = actor, .action = "org.update", .status = 200, .now_ms = auth->config.wall_ms()
+	};
 
 	return change_org(auth, &change, org, store_org_update, err);
 }

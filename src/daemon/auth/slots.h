@@ -11,7 +11,7 @@
 
 #define SLOTS_WAYS 8
 
-struct slot { /* first member of each entry */
+struct slot {         /* first member of each entry */
 	uint64_t tag; /* SipHash of the name; 0: free */
 	int64_t used_ms;
 };

@@ -32,19 +32,19 @@ struct engine {
 };
 
 struct vm_spec {
-	const char *id;          /* as launcher_vm.id */
-	uint32_t cpu_units;      /* of 0.25 vCPU: decides the number of vCPUs and the quota */
+	const char *id;     /* as launcher_vm.id */
+	uint32_t cpu_units; /* of 0.25 vCPU: decides the number of vCPUs and the quota */
 	uint32_t memory_mib;
 	int kernel, initramfs, base, scratch; /* borrowed; scratch is writable */
 	uint64_t scratch_bytes;
-	bool acpi;               /* the kernel finds its devices by ACPI (Debian's) */
-	const char *cmdline;     /* added to the kernel's command line; may be NULL */
-	int ram;                 /* file of exactly the RAM's size, or -1: anonymous memory */
-	bool ram_shared;         /* true: a template is being made, RAM goes to the file; false: mapped copy-on-write */
-	int state;               /* device state to load before it runs (borrowed), or -1: cold boot */
-	uint32_t slot;           /* network slot; always given: the device state of a template has a network card */
+	bool acpi;           /* the kernel finds its devices by ACPI (Debian's) */
+	const char *cmdline; /* added to the kernel's command line; may be NULL */
+	int ram;             /* file of exactly the RAM's size, or -1: anonymous memory */
+	bool ram_shared;     /* true: a template is being made, RAM goes to the file; false: mapped copy-on-write */
+	int state;           /* device state to load before it runs (borrowed), or -1: cold boot */
+	uint32_t slot;       /* network slot; always given: the device state of a template has a network card */
 	uint8_t mac[6];
-	uint32_t first_stream;   /* of the guest protocol; 1 unless resumed */
+	uint32_t first_stream; /* of the guest protocol; 1 unless resumed */
 	/* Done while the process starts up, which takes tens of milliseconds; may be NULL. A failure ends the VM. */
 	int (*meanwhile)(void *context, struct error *err);
 	void *meanwhile_context;

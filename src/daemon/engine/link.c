@@ -43,11 +43,11 @@ struct link_stream {
 	struct queued *head, **tail; /* under link->lock, as all below */
 	struct queued *last;         /* NULL when the queue is empty */
 	size_t queued;
-	struct queued *current;      /* lent to the caller; not under the lock */
-	uint32_t window_in;          /* DATA the guest may still send */
-	uint32_t consumed;           /* not yet given back */
-	uint32_t window_out;         /* DATA we may still send */
-	bool ended;                  /* RESULT, EXIT or ERROR came */
+	struct queued *current; /* lent to the caller; not under the lock */
+	uint32_t window_in;     /* DATA the guest may still send */
+	uint32_t consumed;      /* not yet given back */
+	uint32_t window_out;    /* DATA we may still send */
+	bool ended;             /* RESULT, EXIT or ERROR came */
 };
 
 struct link {
@@ -167,15 +167,11 @@ static const char *accept_frame(struct link_stream *s, const struct guest_header
 		s->window_in -= h->length;
 		return NULL;
 	case GUEST_EOF:
-	case GUEST_OPENED:
-		return NULL;
+	case GUEST_OPENED: return NULL;
 	case GUEST_RESULT:
 	case GUEST_EXIT:
-	case GUEST_ERROR:
-		s->ended = true;
-		return NULL;
-	default:
-		return "the guest sent a frame that only the host may send";
+	case GUEST_ERROR: s->ended = true; return NULL;
+	default: return "the guest sent a frame that only the host may send";
 	}
 }
 
@@ -217,7 +213,10 @@ static struct queued *queued_new(const struct guest_header *h, const unsigned ch
 	}
 	memcpy(q->bytes, payload, h->length);
 	q->frame = (struct link_frame){
-		.type = (enum guest_type)h->type, .channel = h->channel, .data = q->bytes, .size = h->length,
+		.type = (enum guest_type)h->type,
+		.channel = h->channel,
+		.data = q->bytes,
+		.size = h->length,
 	};
 	return q;
 }
@@ -291,7 +290,8 @@ static const char *take_hello(struct link *link, const unsigned char *payload, s
 		if (field.tag == GUEST_TAG_PHASE && tlv_get_u8(&field, &phase) < 0)
 			return "the guest's HELLO is malformed";
 		if (field.tag == GUEST_TAG_NONCE)
-			mine = field.size == GUEST_NONCE_SIZE && memcmp(field.value, link->nonce, GUEST_NONCE_SIZE) == 0;
+			mine = field.size == GUEST_NONCE_SIZE &&
+			       memcmp(field.value, link->nonce, GUEST_NONCE_SIZE) == 0;
 	}
 	if (more < 0)
 		return "the guest's HELLO is malformed";

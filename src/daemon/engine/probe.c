@@ -12,7 +12,8 @@ int engine_decide(enum engine_acceleration wanted, int probe, double instruction
 	if (probe < 0)
 		snprintf(why, 256, "KVM is not usable here%s", probe == -ENOENT ? ": there is no /dev/kvm" : "");
 	else
-		snprintf(why, 256, "KVM runs guest kernel code at %.1f million instructions a second (usable from %.0f)",
+		snprintf(why, 256,
+			 "KVM runs guest kernel code at %.1f million instructions a second (usable from %.0f)",
 			 instructions_per_second / 1e6, DOCTOR_KVM_USABLE / 1e6);
 
 	if (wanted == ENGINE_TCG) {
@@ -23,7 +24,8 @@ int engine_decide(enum engine_acceleration wanted, int probe, double instruction
 		size_t used = 0;
 		while (why[used])
 			used++;
-		snprintf(why + used, 256 - used, "; software emulation instead: no hardware boundary, for development only");
+		snprintf(why + used, 256 - used,
+			 "; software emulation instead: no hardware boundary, for development only");
 	}
 	*chosen = usable && wanted != ENGINE_TCG ? ENGINE_KVM : ENGINE_TCG;
 	return 0;

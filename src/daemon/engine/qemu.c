@@ -28,8 +28,9 @@ static void add_machine(const struct engine *e, const struct vm_spec *s, struct 
 
 	/* No PCI, no option ROMs, no legacy devices beyond what the kernel needs to keep time before it has its own. */
 	add(a, "-M");
-	add(a, "microvm,memory-backend=ram,acpi=%s,rtc=on,pit=on,pic=on,isa-serial=on,x-option-roms=off,"
-	       "auto-kernel-cmdline=%s,dump-guest-core=off",
+	add(a,
+	    "microvm,memory-backend=ram,acpi=%s,rtc=on,pit=on,pic=on,isa-serial=on,x-option-roms=off,"
+	    "auto-kernel-cmdline=%s,dump-guest-core=off",
 	    s->acpi ? "on" : "off", s->acpi ? "off" : "on");
 	add(a, "-accel");
 	if (kvm)
@@ -45,8 +46,8 @@ static void add_machine(const struct engine *e, const struct vm_spec *s, struct 
 	add(a, "%uM", s->memory_mib);
 	add(a, "-object");
 	if (s->ram >= 0)
-		add(a, "memory-backend-file,id=ram,size=%uM,mem-path=/vm/ram,share=%s,prealloc=off,dump=off", s->memory_mib,
-		    s->ram_shared ? "on" : "off");
+		add(a, "memory-backend-file,id=ram,size=%uM,mem-path=/vm/ram,share=%s,prealloc=off,dump=off",
+		    s->memory_mib, s->ram_shared ? "on" : "off");
 	else
 		add(a, "memory-backend-ram,id=ram,size=%uM,dump=off", s->memory_mib);
 }

@@ -11,7 +11,7 @@ struct qemu_args {
 	size_t count;
 	char text[QEMU_TEXT_MAX];
 	size_t used;
-	bool failed;                         /* something did not fit */
+	bool failed; /* something did not fit */
 };
 
 /* Descriptors in the VM process, see launcher_vm.fds: QMP 3, agent 4, console 5, tap 6. */

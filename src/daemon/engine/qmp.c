@@ -22,7 +22,7 @@ struct qmp {
 	bool broken;
 	struct buf in;
 	size_t message_bytes; /* of the latest message */
-	json_t *events; /* array, oldest first, at most EVENTS_MAX */
+	json_t *events;       /* array, oldest first, at most EVENTS_MAX */
 };
 
 static int broken(struct qmp *qmp, struct error *err, int code, const char *why)
@@ -200,7 +200,8 @@ static json_t *find_event(struct qmp *qmp, const char *name)
 	size_t i;
 	json_t *event;
 
-	json_array_foreach (qmp->events, i, event) {
+	json_array_foreach(qmp->events, i, event)
+	{
 		const char *is = json_string_value(json_object_get(event, "event"));
 		if (is && strcmp(is, name) == 0)
 			return event;
@@ -213,7 +214,8 @@ static bool has_event(struct qmp *qmp, const char *name, json_t **data)
 	size_t i;
 	json_t *event;
 
-	json_array_foreach (qmp->events, i, event) {
+	json_array_foreach(qmp->events, i, event)
+	{
 		const char *is = json_string_value(json_object_get(event, "event"));
 		if (!is || strcmp(is, name) != 0)
 			continue;

@@ -44,10 +44,10 @@ struct vm {
 	void (*ended)(struct vm *vm, void *context);
 	void *context;
 
-	pthread_mutex_t lock;    /* what follows */
+	pthread_mutex_t lock; /* what follows */
 	pthread_cond_t changed;
 	bool has_ended;
-	bool told;               /* `ended` was called and has returned */
+	bool told; /* `ended` was called and has returned */
 	struct vm_exit exit;
 	char killed_why[128];
 	char ring[CONSOLE_SIZE];
@@ -222,11 +222,12 @@ static json_t *capability(const char *name)
 static int prepare_migration(struct vm *vm, struct error *err)
 {
 	int r = qmp_command(vm->qmp, "migrate-set-capabilities",
-			    json_pack("{s:[o]}", "capabilities", capability("x-ignore-shared")), -1, COMMAND_MS, NULL, err);
+			    json_pack("{s:[o]}", "capabilities", capability("x-ignore-shared")), -1, COMMAND_MS, NULL,
+			    err);
 	if (r < 0)
 		return r;
-	return qmp_command(vm->qmp, "migrate-set-parameters",
-			   json_pack("{s:I}", "max-bandwidth", (json_int_t)1 << 40), -1, COMMAND_MS, NULL, err);
+	return qmp_command(vm->qmp, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", (json_int_t)1 << 40),
+			   -1, COMMAND_MS, NULL, err);
 }
 
 static int migration_status(struct vm *vm, char status[32], struct error *err)
@@ -277,7 +278,8 @@ static int load(struct vm *vm, int state, struct error *err)
 	if (r == 0)
 		r = pass_fd(vm, state, "state", err);
 	if (r == 0)
-		r = qmp_command(vm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:state"), -1, COMMAND_MS, NULL, err);
+		r = qmp_command(vm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:state"), -1, COMMAND_MS,
+				NULL, err);
 	if (r == 0)
 		r = await_migration(vm, LOAD_MS, err);
 	return r;
@@ -481,16 +483,17 @@ int vm_backup_begin(struct vm *vm, int fd, struct error *err)
 	json_decref(set);
 	if (r == 0)
 		r = qmp_command(vm->qmp, "blockdev-add",
-				json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "file", "node-name", "backup", "filename",
-					  "/dev/fdset/9", "discard", "unmap", "aio", "threads"),
+				json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "file", "node-name", "backup",
+					  "filename", "/dev/fdset/9", "discard", "unmap", "aio", "threads"),
 				-1, COMMAND_MS, NULL, err);
 	if (r == 0)
 		r = qmp_command(vm->qmp, "blockdev-backup",
-				json_pack("{s:s, s:s, s:s, s:s, s:b}", "job-id", "backup", "device", "scratch", "target",
-					  "backup", "sync", "full", "auto-dismiss", 0),
+				json_pack("{s:s, s:s, s:s, s:s, s:b}", "job-id", "backup", "device", "scratch",
+					  "target", "backup", "sync", "full", "auto-dismiss", 0),
 				-1, COMMAND_MS, NULL, err);
 	if (r < 0) {
-		qmp_command(vm->qmp, "blockdev-del", json_pack("{s:s}", "node-name", "backup"), -1, COMMAND_MS, NULL, NULL);
+		qmp_command(vm->qmp, "blockdev-del", json_pack("{s:s}", "node-name", "backup"), -1, COMMAND_MS, NULL,
+			    NULL);
 		qmp_command(vm->qmp, "remove-fd", json_pack("{s:i}", "fdset-id", 9), -1, COMMAND_MS, NULL, NULL);
 	}
 	pthread_mutex_unlock(&vm->control);
@@ -511,8 +514,8 @@ static int backup_state(struct vm *vm, bool *done, struct error *err)
 	} else if (r == 0 && (strcmp(status, "concluded") == 0 || strcmp(status, "aborting") == 0)) {
 		*done = true;
 		if (failure)
-			r = error_set(err, strstr(failure, "No space") ? ENOSPC : EIO, "the copy of the disk failed: %.200s",
-				      failure);
+			r = error_set(err, strstr(failure, "No space") ? ENOSPC : EIO,
+				      "the copy of the disk failed: %.200s", failure);
 	}
 	json_decref(jobs);
 	return r;
@@ -539,8 +542,8 @@ int vm_backup_wait(struct vm *vm, int timeout_ms, struct error *err)
 	if (!done)
 		qmp_command(vm->qmp, "job-cancel", json_pack("{s:s}", "id", "backup"), -1, COMMAND_MS, NULL, NULL);
 	for (int i = 0; i < 200; i++) {
-		if (qmp_command(vm->qmp, "job-dismiss", json_pack("{s:s}", "id", "backup"), -1, COMMAND_MS, NULL, NULL) !=
-		    -EREMOTEIO)
+		if (qmp_command(vm->qmp, "job-dismiss", json_pack("{s:s}", "id", "backup"), -1, COMMAND_MS, NULL,
+				NULL) != -EREMOTEIO)
 			break;
 		usleep(10000); /* a cancelled job concludes a moment later */
 	}

@@ -106,8 +106,8 @@ static int parse_element(const char *text, size_t size, struct in6_addr *address
 	return http_address_parse(copy, address);
 }
 
-void http_address_client(const struct in6_addr *peer, const char *forwarded, const struct http_cidr *trusted, size_t count,
-		    char text[HTTP_ADDRESS_MAX])
+void http_address_client(const struct in6_addr *peer, const char *forwarded, const struct http_cidr *trusted,
+			 size_t count, char text[HTTP_ADDRESS_MAX])
 {
 	struct in6_addr address = *peer;
 	size_t end = forwarded ? strlen(forwarded) : 0;

@@ -83,8 +83,8 @@ static int queue_stream(struct exchange *exchange, struct MHD_Connection *connec
 	uint64_t size = answer->stream->size == UINT64_MAX ? MHD_SIZE_UNKNOWN : answer->stream->size;
 
 	exchange_get(exchange);
-	struct MHD_Response *response =
-		MHD_create_response_from_callback(size, BLOCK, stream_read, exchange, stream_free);
+	struct MHD_Response *response = MHD_create_response_from_callback(size, BLOCK, stream_read, exchange,
+									  stream_free);
 	if (!response)
 		exchange_put(exchange);
 	return queue(exchange, connection, answer->status, answer->type, response, answer->close);
@@ -154,8 +154,8 @@ int answer_queue_early(struct exchange *exchange, struct MHD_Connection *connect
 	if (!early)
 		return -ENOMEM;
 	early->exchange = exchange_get(exchange);
-	struct MHD_Response *response =
-		MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, early_read, early, early_free);
+	struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, early_read, early,
+									  early_free);
 	if (!response)
 		early_free(early);
 	return queue(exchange, connection, exchange->request.route->early_status, "application/json", response, false);

@@ -55,8 +55,8 @@ static void *watch(void *pointer)
 	return NULL;
 }
 
-int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count, struct connections **out,
-	       struct error *err)
+int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count,
+		     struct connections **out, struct error *err)
 {
 	pthread_condattr_t attributes;
 	struct connections *connections = calloc(1, sizeof(*connections));

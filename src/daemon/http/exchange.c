@@ -155,8 +155,8 @@ static void find_route(struct exchange *exchange)
 	struct http_server *server = exchange->server;
 	char allow[64];
 
-	request->route = route_find(server->routes, server->route_count, request->method, request->path,
-				    request->param, allow);
+	request->route = route_find(server->routes, server->route_count, request->method, request->path, request->param,
+				    allow);
 	if (request->route)
 		return;
 	if (allow[0] == '\0') {
@@ -214,7 +214,7 @@ void exchange_begin(struct exchange *exchange, const char *method, const char *v
 	http_add_header(request, "x-request-id", "%s", request->id);
 	if (exchange->conn)
 		http_address_client(&exchange->conn->address, http_header(request, "x-forwarded-for"), server->trusted,
-			       server->trusted_count, request->address);
+				    server->trusted_count, request->address);
 	size_t size = strlen(exchange->raw);
 	for (size_t i = 0; i < request->header_count; i++)
 		size += strlen(request->headers[i].name) + strlen(request->headers[i].value) + 4;
@@ -284,7 +284,8 @@ void exchange_end(struct exchange *exchange)
 		return;
 	request->body = buf_text(&exchange->body);
 	request->body_size = exchange->body.size;
-	if (exchange->body.size > 0 && http_json_parse(exchange->body.data, exchange->body.size, &request->json, &err) < 0) {
+	if (exchange->body.size > 0 &&
+	    http_json_parse(exchange->body.data, exchange->body.size, &request->json, &err) < 0) {
 		refuse(exchange, 400, false, err.text);
 		return;
 	}

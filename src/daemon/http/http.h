@@ -17,28 +17,32 @@
 
 /* ---- settings ---- */
 
-struct http_config {                     /* 0 or NULL = the default in brackets */
-	const char *address;             /* IPv4 or IPv6, numeric [127.0.0.1] */
-	uint16_t port;                   /* 0: the kernel picks one, see http_port */
-	const char *tls_cert, *tls_key;  /* PEM files; NULL: plain HTTP */
-	unsigned connections_max;        /* [1024]; over it a new connection is closed at once */
-	unsigned per_address_max;        /* [128]; trusted proxies are not counted */
-	size_t header_bytes_max;         /* request line and headers, bytes [32768] */
-	size_t body_bytes_max;           /* JSON bodies, bytes [1 MiB] */
-	unsigned idle_ms;                /* until a request line arrived whole [75000] */
-	unsigned header_ms;              /* from there until the last header [10000] */
-	unsigned body_ms;                /* for a body, plus 1 s for each 4 KiB received [30000] */
-	unsigned stall_ms;               /* a client that takes nothing of an answer [300000] */
-	unsigned early_ms;               /* HTTP_LONG: headers go without a result after [15000] */
-	unsigned keepalive_ms;           /* and then a space each [10000] */
-	unsigned jobs_max;               /* HTTP_LONG calls at one time [512]; over it 503 */
-	const char *const *trusted_proxies; size_t trusted_count; /* addresses or CIDRs whose X-Forwarded-For counts */
-	const char *const *cors_origins; size_t cors_count;       /* exact origins; none: CORS stays closed */
+struct http_config {                    /* 0 or NULL = the default in brackets */
+	const char *address;            /* IPv4 or IPv6, numeric [127.0.0.1] */
+	uint16_t port;                  /* 0: the kernel picks one, see http_port */
+	const char *tls_cert, *tls_key; /* PEM files; NULL: plain HTTP */
+	unsigned connections_max;       /* [1024]; over it a new connection is closed at once */
+	unsigned per_address_max;       /* [128]; trusted proxies are not counted */
+	size_t header_bytes_max;        /* request line and headers, bytes [32768] */
+	size_t body_bytes_max;          /* JSON bodies, bytes [1 MiB] */
+	unsigned idle_ms;               /* until a request line arrived whole [75000] */
+	unsigned header_ms;             /* from there until the last header [10000] */
+	unsigned body_ms;               /* for a body, plus 1 s for each 4 KiB received [30000] */
+	unsigned stall_ms;              /* a client that takes nothing of an answer [300000] */
+	unsigned early_ms;              /* HTTP_LONG: headers go without a result after [15000] */
+	unsigned keepalive_ms;          /* and then a space each [10000] */
+	unsigned jobs_max;              /* HTTP_LONG calls at one time [512]; over it 503 */
+	const char *const *trusted_proxies;
+	size_t trusted_count; /* addresses or CIDRs whose X-Forwarded-For counts */
+	const char *const *cors_origins;
+	size_t cors_count; /* exact origins; none: CORS stays closed */
 };
 
 /* ---- requests ---- */
 
-struct http_pair { char *name, *value; };
+struct http_pair {
+	char *name, *value;
+};
 
 #define HTTP_ID_MAX 40
 #define HTTP_HEADERS_MAX 128
@@ -48,19 +52,22 @@ struct http_pair { char *name, *value; };
 struct http_route;
 struct http_request {
 	const struct http_route *route;
-	char id[HTTP_ID_MAX];            /* req_… */
+	char id[HTTP_ID_MAX]; /* req_… */
 	char method[16];
-	char *path;                      /* decoded, without the query */
-	char param[HTTP_ID_MAX];         /* {id} of the pattern; only [A-Za-z0-9_-] */
-	struct http_pair *headers; size_t header_count;
-	struct http_pair *query; size_t query_count; /* decoded; no name stands twice */
-	char address[HTTP_ADDRESS_MAX];  /* the client's, as far as the proxies can be trusted */
-	json_t *json;                    /* an object; {} when there was no body; NULL before it is read */
-	const char *body; size_t body_size; /* the JSON body as it came */
-	int watch;                       /* the client's socket, for poll(POLLRDHUP) only; -1 without one */
-	int64_t started_us;              /* CLOCK_MONOTONIC */
-	uint64_t content_length;         /* UINT64_MAX: chunked */
-	void *user;                      /* the hooks' and handlers' own; `release` frees it */
+	char *path;              /* decoded, without the query */
+	char param[HTTP_ID_MAX]; /* {id} of the pattern; only [A-Za-z0-9_-] */
+	struct http_pair *headers;
+	size_t header_count;
+	struct http_pair *query;
+	size_t query_count;             /* decoded; no name stands twice */
+	char address[HTTP_ADDRESS_MAX]; /* the client's, as far as the proxies can be trusted */
+	json_t *json;                   /* an object; {} when there was no body; NULL before it is read */
+	const char *body;
+	size_t body_size;        /* the JSON body as it came */
+	int watch;               /* the client's socket, for poll(POLLRDHUP) only; -1 without one */
+	int64_t started_us;      /* CLOCK_MONOTONIC */
+	uint64_t content_length; /* UINT64_MAX: chunked */
+	void *user;              /* the hooks' and handlers' own; `release` frees it */
 };
 
 /* First header of this name (any case), or NULL. */
@@ -82,16 +89,17 @@ struct http_stream {
 	/* Called once, whether the client got all of it or not. */
 	void (*done)(void *context);
 	void *context;
-	uint64_t size;                   /* UINT64_MAX: unknown, so chunked */
+	uint64_t size; /* UINT64_MAX: unknown, so chunked */
 };
 
 struct http_response {
-	int status;                      /* 0 while none was given */
-	json_t *json;                    /* owned; else: */
-	char *text; size_t text_size;    /* malloc'ed, owned */
-	struct http_stream *stream;      /* malloc'ed, owned */
-	const char *type;                /* of text and stream; a literal */
-	bool close;                      /* close the connection after it */
+	int status;   /* 0 while none was given */
+	json_t *json; /* owned; else: */
+	char *text;
+	size_t text_size;           /* malloc'ed, owned */
+	struct http_stream *stream; /* malloc'ed, owned */
+	const char *type;           /* of text and stream; a literal */
+	bool close;                 /* close the connection after it */
 };
 
 void http_response_clear(struct http_response *response);
@@ -110,7 +118,7 @@ const char *http_error_code(int status);
 /* ---- routes ---- */
 
 enum http_flag {
-	HTTP_OPEN = 1,     /* answers without a key */
+	HTTP_OPEN = 1, /* answers without a key */
 	/*
 	 * May last: runs in a thread of its own and outlives its client. After early_ms the status line and headers go
 	 * out with early_status, then spaces, then the body. A failure known only then is told in the body:
@@ -118,7 +126,7 @@ enum http_flag {
 	 */
 	HTTP_LONG = 2,
 	HTTP_MUTATES = 4,
-	HTTP_SECRET = 8,   /* the answer holds a secret: nobody may keep it */
+	HTTP_SECRET = 8, /* the answer holds a secret: nobody may keep it */
 };
 
 struct http_upload {
@@ -130,16 +138,16 @@ struct http_upload {
 
 typedef void http_handler(struct http_request *request, struct http_response *response);
 struct http_route {
-	const char *method, *pattern;    /* "/v1/sandboxes/{id}/execute"; literal routes stand before {id} ones */
+	const char *method, *pattern; /* "/v1/sandboxes/{id}/execute"; literal routes stand before {id} ones */
 	http_handler *handler;
-	uint32_t scope;                  /* for `admit` */
-	unsigned flags;                  /* enum http_flag, or-ed */
-	int early_status;                /* HTTP_LONG */
-	const char *action;              /* name for the audit log and the metrics */
+	uint32_t scope;     /* for `admit` */
+	unsigned flags;     /* enum http_flag, or-ed */
+	int early_status;   /* HTTP_LONG */
+	const char *action; /* name for the audit log and the metrics */
 	const struct http_upload *upload;
 };
 
-struct http_hooks {                      /* each may be NULL */
+struct http_hooks { /* each may be NULL */
 	void *context;
 	/* After routing and before the body. false: refused, the answer is given. request->user is free to use. */
 	bool (*admit)(void *context, struct http_request *request, struct http_response *response);
@@ -165,5 +173,7 @@ int http_reload_tls(struct http_server *server, struct error *err);
  */
 int http_stop(struct http_server *server, unsigned grace_ms);
 
-struct http_figures { uint64_t open, accepted, refused_full, refused_address, timed_out, jobs; };
+struct http_figures {
+	uint64_t open, accepted, refused_full, refused_address, timed_out, jobs;
+};
 void http_figures(struct http_server *server, struct http_figures *figures);

@@ -39,7 +39,10 @@ int http_json_parse(const char *text, size_t size, json_t **json, struct error *
 
 /* ---- address.c ---- */
 
-struct http_cidr { struct in6_addr address; unsigned bits; };
+struct http_cidr {
+	struct in6_addr address;
+	unsigned bits;
+};
 int http_cidr_parse(const char *text, struct http_cidr *cidr);
 bool http_cidr_has(const struct http_cidr *list, size_t count, const struct in6_addr *address);
 /* IPv4 as ::ffff:a.b.c.d */
@@ -47,8 +50,8 @@ void http_address_of(const struct sockaddr *socket, struct in6_addr *address);
 int http_address_parse(const char *text, struct in6_addr *address);
 void http_address_text(const struct in6_addr *address, char text[HTTP_ADDRESS_MAX]);
 /* The rightmost address of X-Forwarded-For that is no trusted proxy's, if peer is one; else peer. */
-void http_address_client(const struct in6_addr *peer, const char *forwarded, const struct http_cidr *trusted, size_t count,
-		    char text[HTTP_ADDRESS_MAX]);
+void http_address_client(const struct in6_addr *peer, const char *forwarded, const struct http_cidr *trusted,
+			 size_t count, char text[HTTP_ADDRESS_MAX]);
 
 /* ---- connections.c: the open connections and their deadlines ---- */
 
@@ -57,21 +60,21 @@ struct http_conn {
 	struct http_conn *next, *previous;
 	struct connections *connections;
 	unsigned references;
-	int fd;                /* a duplicate: shutdown(2) on it can never hit somebody else's socket */
+	int fd; /* a duplicate: shutdown(2) on it can never hit somebody else's socket */
 	struct in6_addr address;
-	int64_t deadline;      /* CLOCK_MONOTONIC ms; 0: none */
+	int64_t deadline; /* CLOCK_MONOTONIC ms; 0: none */
 };
-int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count, struct connections **connections,
-	       struct error *err);
+int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count,
+		     struct connections **connections, struct error *err);
 void connections_close(struct connections *connections);
 /* Would one more connection be within bounds? */
 bool connections_admits(struct connections *connections, const struct in6_addr *address);
 struct http_conn *connections_add(struct connections *connections, int fd, const struct in6_addr *address);
-void http_conn_closed(struct http_conn *conn);             /* off the list; drops the server's reference */
+void http_conn_closed(struct http_conn *conn); /* off the list; drops the server's reference */
 struct http_conn *http_conn_get(struct http_conn *conn);
 void http_conn_put(struct http_conn *conn);
 void http_conn_deadline(struct http_conn *conn, int64_t ms_from_now); /* <= 0: none */
-void connections_cut(struct connections *connections);             /* shut every connection down */
+void connections_cut(struct connections *connections);                /* shut every connection down */
 void connections_figures(struct connections *connections, struct http_figures *figures);
 
 /* ---- tls.c ---- */
@@ -88,27 +91,30 @@ void *http_tls_callback(void);
 #define OUT_HEADERS_MAX 16
 #define OUT_VALUE_MAX 256
 struct exchange {
-	struct http_request request;     /* first: a request is its exchange */
+	struct http_request request; /* first: a request is its exchange */
 	struct http_server *server;
-	struct http_conn *conn;               /* NULL in the fuzzer */
-	char *raw;                       /* the request's target as it came */
+	struct http_conn *conn; /* NULL in the fuzzer */
+	char *raw;              /* the request's target as it came */
 	struct http_response response;
 	struct buf body;
-	bool begun;                      /* headers were looked at */
-	bool refused;                    /* response is given, the body does not matter */
-	bool ready;                      /* for the handler to run: begun, whole body there */
+	bool begun;   /* headers were looked at */
+	bool refused; /* response is given, the body does not matter */
+	bool ready;   /* for the handler to run: begun, whole body there */
 	bool queued;
-	bool cut;                        /* not worth waiting for the end of the body */
+	bool cut; /* not worth waiting for the end of the body */
 	uint64_t received, drained, drain_max;
 	int64_t body_deadline;
 
-	pthread_mutex_t lock;            /* for all below, and the answer's headers */
+	pthread_mutex_t lock; /* for all below, and the answer's headers */
 	pthread_cond_t changed;
 	unsigned references;
-	bool finished;                   /* the handler came back */
-	bool early;                      /* headers went first */
-	bool told;                       /* done was called */
-	struct { const char *name; char value[OUT_VALUE_MAX]; } out[OUT_HEADERS_MAX];
+	bool finished; /* the handler came back */
+	bool early;    /* headers went first */
+	bool told;     /* done was called */
+	struct {
+		const char *name;
+		char value[OUT_VALUE_MAX];
+	} out[OUT_HEADERS_MAX];
 	size_t out_count;
 };
 struct exchange *exchange_new(struct http_server *server, struct http_conn *conn, const char *raw);
@@ -127,11 +133,14 @@ void exchange_told(struct exchange *exchange, int status);
 /* ---- server.c ---- */
 
 struct http_server {
-	struct http_config config;       /* numbers filled in; no pointer of it is used after the start */
-	const struct http_route *routes; size_t route_count;
+	struct http_config config; /* numbers filled in; no pointer of it is used after the start */
+	const struct http_route *routes;
+	size_t route_count;
 	struct http_hooks hooks;
-	struct http_cidr *trusted; size_t trusted_count;
-	char **origins; size_t origin_count;
+	struct http_cidr *trusted;
+	size_t trusted_count;
+	char **origins;
+	size_t origin_count;
 	struct connections *connections;
 	struct http_tls *tls;
 	struct MHD_Daemon *daemon;
@@ -139,7 +148,7 @@ struct http_server {
 	uint16_t port;
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
-	unsigned active;                 /* exchanges whose answer is not out yet */
+	unsigned active; /* exchanges whose answer is not out yet */
 	unsigned jobs;
 	bool stopping;
 };

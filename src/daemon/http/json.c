@@ -49,13 +49,15 @@ static bool find(const json_t *value, bool (*wrong)(const json_t *), char *path,
 	if (wrong(value))
 		return true;
 	if (json_is_object(value)) {
-		json_object_foreach(all, key, inner) {
+		json_object_foreach(all, key, inner)
+		{
 			snprintf(path + used, size - used, "%s%.64s", used ? "." : "", key);
 			if (find(inner, wrong, path, size))
 				return true;
 		}
 	} else if (json_is_array(value)) {
-		json_array_foreach(all, index, inner) {
+		json_array_foreach(all, index, inner)
+		{
 			snprintf(path + used, size - used, "[%zu]", index);
 			if (find(inner, wrong, path, size))
 				return true;
@@ -88,7 +90,8 @@ static int refuse(const char *text, size_t size, const json_error_t *why, struct
 	json_decref(value);
 	if (found)
 		return error_set(err, EINVAL, "%s: the number is too large", path[0] ? path : "body");
-	return error_set(err, EINVAL, "body: not valid JSON (line %d, column %d: %.80s)", why->line, why->column, why->text);
+	return error_set(err, EINVAL, "body: not valid JSON (line %d, column %d: %.80s)", why->line, why->column,
+			 why->text);
 }
 
 int http_json_parse(const char *text, size_t size, json_t **json, struct error *err)

@@ -200,17 +200,11 @@ static int step_data(struct multipart *multipart, struct error *err)
 static int step(struct multipart *multipart, struct error *err)
 {
 	switch (multipart->state) {
-	case MULTIPART_START:
-		return step_start(multipart, err);
-	case MULTIPART_AFTER:
-		return step_after(multipart, err);
-	case MULTIPART_HEADERS:
-		return step_headers(multipart, err);
-	case MULTIPART_DATA:
-		return step_data(multipart, err);
-	case MULTIPART_END:
-		buf_clear(&multipart->held);
-		return 0;
+	case MULTIPART_START: return step_start(multipart, err);
+	case MULTIPART_AFTER: return step_after(multipart, err);
+	case MULTIPART_HEADERS: return step_headers(multipart, err);
+	case MULTIPART_DATA: return step_data(multipart, err);
+	case MULTIPART_END: buf_clear(&multipart->held); return 0;
 	}
 	return error_set(err, EINVAL, "multipart: impossible state");
 }

@@ -14,7 +14,10 @@
 #define MULTIPART_HEADERS_MAX 8192 /* bytes of one part's headers */
 #define MULTIPART_NAME_MAX 256
 
-struct multipart_part { char name[MULTIPART_NAME_MAX]; bool has_filename; };
+struct multipart_part {
+	char name[MULTIPART_NAME_MAX];
+	bool has_filename;
+};
 
 /* Each returns 0, or -errno which multipart_feed hands on (err filled by the callback). */
 struct multipart_events {

@@ -59,11 +59,15 @@ void http_reply_stream(struct http_response *response, int status, const char *t
 
 const char *http_error_code(int status)
 {
-	static const struct { int status; const char *code; } codes[] = {
-		{ 400, "invalid_request" }, { 401, "unauthorized" }, { 403, "forbidden" },     { 404, "not_found" },
-		{ 405, "not_found" },       { 409, "conflict" },     { 413, "invalid_request" }, { 415, "invalid_request" },
-		{ 422, "unprocessable" },   { 431, "invalid_request" },   { 429, "rate_limited" }, { 503, "capacity" },      { 504, "timeout" },
-		{ 507, "capacity" },
+	static const struct {
+		int status;
+		const char *code;
+	} codes[] = {
+		{ 400, "invalid_request" }, { 401, "unauthorized" },    { 403, "forbidden" },
+		{ 404, "not_found" },       { 405, "not_found" },       { 409, "conflict" },
+		{ 413, "invalid_request" }, { 415, "invalid_request" }, { 422, "unprocessable" },
+		{ 431, "invalid_request" }, { 429, "rate_limited" },    { 503, "capacity" },
+		{ 504, "timeout" },         { 507, "capacity" },
 	};
 	for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)
 		if (codes[i].status == status)

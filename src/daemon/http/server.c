@@ -20,13 +20,13 @@
 #include "base/log.h"
 #include "base/time.h"
 
-#define SPARE_CONNECTIONS 64 /* so that MHD accepts what connections.c then refuses, in place of leaving it in the queue */
+#define SPARE_CONNECTIONS \
+	64 /* so that MHD accepts what connections.c then refuses, in place of leaving it in the queue */
 #define STOP_MORE_MS 10000
 
 static struct http_conn *conn_of(struct MHD_Connection *connection)
 {
-	const union MHD_ConnectionInfo *info =
-		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
 	return info ? info->socket_context : NULL;
 }
 
@@ -61,7 +61,8 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
 	if (conn)
 		http_conn_deadline(conn, server->config.header_ms);
 	else
-		shutdown(fd->connect_fd, SHUT_RDWR); /* no descriptor or memory for it: without a deadline it must not live */
+		shutdown(fd->connect_fd,
+			 SHUT_RDWR); /* no descriptor or memory for it: without a deadline it must not live */
 }
 
 static void *on_target(void *context, const char *target, struct MHD_Connection *connection)
@@ -88,7 +89,11 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 	exchange_put(exchange);
 }
 
-struct collection { struct http_request *request; struct error err; int result; };
+struct collection {
+	struct http_request *request;
+	struct error err;
+	int result;
+};
 
 static enum MHD_Result collect(void *context, enum MHD_ValueKind kind, const char *name, size_t name_size,
 			       const char *value, size_t value_size)
@@ -178,7 +183,8 @@ static void on_message(void *context, const char *format, va_list args)
 
 static int listen_on(struct http_server *server, const char *address, uint16_t port, struct error *err)
 {
-	struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE, .ai_socktype = SOCK_STREAM };
+	struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+				  .ai_socktype = SOCK_STREAM };
 	struct addrinfo *found;
 	struct sockaddr_storage name;
 	socklen_t size = sizeof(name);
@@ -263,19 +269,13 @@ static int start_daemon(struct http_server *server, struct error *err)
 	struct MHD_OptionItem none[] = { { MHD_OPTION_END, 0, NULL } };
 
 	server->daemon = MHD_start_daemon(
-		flags, 0, on_accept, server, on_request, server,
-		MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL,
-		MHD_OPTION_LISTEN_SOCKET, server->listener,
-		MHD_OPTION_CONNECTION_LIMIT, config->connections_max + SPARE_CONNECTIONS,
-		MHD_OPTION_CONNECTION_MEMORY_LIMIT, config->header_bytes_max + 8192,
-		MHD_OPTION_CONNECTION_TIMEOUT, 0u,
-		MHD_OPTION_STRICT_FOR_CLIENT, 1,
-		MHD_OPTION_THREAD_STACK_SIZE, (size_t)1 << 20,
-		MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
-		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
-		MHD_OPTION_URI_LOG_CALLBACK, on_target, server,
-		MHD_OPTION_ARRAY, server->tls ? tls : none,
-		MHD_OPTION_END);
+		flags, 0, on_accept, server, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL,
+		MHD_OPTION_LISTEN_SOCKET, server->listener, MHD_OPTION_CONNECTION_LIMIT,
+		config->connections_max + SPARE_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		config->header_bytes_max + 8192, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+		MHD_OPTION_THREAD_STACK_SIZE, (size_t)1 << 20, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_URI_LOG_CALLBACK, on_target, server,
+		MHD_OPTION_ARRAY, server->tls ? tls : none, MHD_OPTION_END);
 	return server->daemon ? 0 : error_set(err, EIO, "the HTTP server does not start");
 }
 
@@ -299,12 +299,13 @@ static int prepare(struct http_server *server, const struct http_config *config,
 	fill_defaults(&server->config);
 	int r = copy_lists(server, config, err);
 	if (r == 0 && config->tls_cert)
-		r = http_tls_open(config->tls_cert, config->tls_key ? config->tls_key : config->tls_cert, &server->tls, err);
+		r = http_tls_open(config->tls_cert, config->tls_key ? config->tls_key : config->tls_cert, &server->tls,
+				  err);
 	if (r == 0)
 		r = listen_on(server, server->config.address, config->port, err);
 	if (r == 0)
 		r = connections_open(server->config.connections_max, server->config.per_address_max, server->trusted,
-			       server->trusted_count, &server->connections, err);
+				     server->trusted_count, &server->connections, err);
 	return r;
 }
 

@@ -118,12 +118,16 @@ static int digest_of(struct images *images, int fd, char digest[IMAGE_DIGEST_MAX
 	int r = 0;
 	if (!v || !unchanged(v, &st)) {
 		struct verified fresh = {
-			.device = st.st_dev, .inode = st.st_ino, .size = st.st_size, .changed = st.st_ctim,
+			.device = st.st_dev,
+			.inode = st.st_ino,
+			.size = st.st_size,
+			.changed = st.st_ctim,
 		};
 		r = hash_file(fd, fresh.digest);
 		if (r == 0) {
 			if (!v)
-				v = &images->verified[images->verified_count < VERIFIED_MAX ? images->verified_count++ : 0];
+				v = &images->verified[images->verified_count < VERIFIED_MAX ? images->verified_count++
+											    : 0];
 			*v = fresh;
 		}
 	}
@@ -150,8 +154,8 @@ static int open_verified(struct images *images, int dir, const char *name, const
 		return error_errno(err, -r, "read %s", name);
 	const char *hex = str_starts(expected, "sha256:") ? expected + 7 : expected;
 	if (strcmp(digest + 7, hex) != 0)
-		return error_set(err, EPROTO, "%s is damaged: its digest is %.20s…, the manifest says %.20s…", name, digest,
-				 expected);
+		return error_set(err, EPROTO, "%s is damaged: its digest is %.20s…, the manifest says %.20s…", name,
+				 digest, expected);
 	*out = fd_steal(&fd);
 	return 0;
 }
@@ -186,9 +190,8 @@ static bool named(json_t *manifest, const char *folder, const char *name)
 
 	if (strcmp(text_of(manifest, "name"), name) == 0 || strcmp(folder, name) == 0)
 		return true;
-	json_array_foreach (json_object_get(manifest, "aliases"), i, alias)
-		if (json_is_string(alias) && strcmp(json_string_value(alias), name) == 0)
-			return true;
+	json_array_foreach(json_object_get(manifest, "aliases"), i,
+			   alias) if (json_is_string(alias) && strcmp(json_string_value(alias), name) == 0) return true;
 	return false;
 }
 
@@ -201,7 +204,8 @@ static int take_env(json_t *env, struct image *image)
 	image->env = calloc(json_object_size(env) + 1, sizeof(char *));
 	if (!image->env)
 		return -ENOMEM;
-	json_object_foreach (env, key, value) {
+	json_object_foreach(env, key, value)
+	{
 		if (!json_is_string(value))
 			continue;
 		if (asprintf(&image->env[n], "%s=%s", key, json_string_value(value)) < 0) {
@@ -313,8 +317,9 @@ int images_find(struct images *images, const char *name, struct image *image, st
 			r = find_among(images, folders, count, NULL, image, &known, &found, err);
 	}
 	if (!found)
-		r = error_set(err, EPROTO, known.size ? "image: there is no image \"%.100s\"; there are: %.300s"
-						      : "image: there is no image \"%.100s\"; none was built yet%.0s",
+		r = error_set(err, EPROTO,
+			      known.size ? "image: there is no image \"%.100s\"; there are: %.300s"
+					 : "image: there is no image \"%.100s\"; none was built yet%.0s",
 			      name && *name ? name : "default", buf_text(&known));
 	if (r < 0)
 		image_free(image);

@@ -15,19 +15,19 @@
 #define IMAGE_DIGEST_MAX 80
 
 struct image {
-	char name[IMAGE_NAME_MAX];      /* the full one */
-	char digest[IMAGE_DIGEST_MAX];  /* sha256:… */
+	char name[IMAGE_NAME_MAX];     /* the full one */
+	char digest[IMAGE_DIGEST_MAX]; /* sha256:… */
 	char workdir[256];
-	char **env;                     /* "K=V", malloc'ed; NULL-terminated */
-	int fd;                         /* the EROFS file, read-only */
+	char **env; /* "K=V", malloc'ed; NULL-terminated */
+	int fd;     /* the EROFS file, read-only */
 };
 
 struct guest_kernel {
-	int kernel, initramfs;          /* read-only */
+	int kernel, initramfs; /* read-only */
 	bool acpi;
 	char cmdline[512];
 	char release[80];
-	char digest[IMAGE_DIGEST_MAX];  /* of the kernel's and the initramfs's digests together */
+	char digest[IMAGE_DIGEST_MAX]; /* of the kernel's and the initramfs's digests together */
 };
 
 struct images;

@@ -21,7 +21,8 @@
 
 static_assert(LAUNCHER_ID_MAX == LAUNCH_ID_SIZE && LAUNCHER_ARGS_MAX == LAUNCH_ARGS, "the contract is the protocol's");
 static_assert(LAUNCHER_FDS_MAX == LAUNCH_FDS && LAUNCHER_FILES_MAX == LAUNCH_FILES, "the contract is the protocol's");
-static_assert(LAUNCHER_SLOTS_MAX == LAUNCH_SLOTS && LAUNCHER_NO_SLOT == LAUNCH_NO_SLOT, "the contract is the protocol's");
+static_assert(LAUNCHER_SLOTS_MAX == LAUNCH_SLOTS && LAUNCHER_NO_SLOT == LAUNCH_NO_SLOT,
+	      "the contract is the protocol's");
 
 #define ANSWER_MS 30000
 #define END_MS 15000
@@ -243,8 +244,13 @@ int launcher_net_make(struct launcher *l, uint32_t slot, struct launcher_net *ne
 	if (r < 0)
 		return r;
 	*net = (struct launcher_net){
-		.guest_address = reply.net.guest_address, .gateway = reply.net.gateway, .prefix = reply.net.prefix,
-		.mtu = reply.net.mtu, .host_address = reply.net.host_address, .dns_udp = fds[0], .dns_tcp = fds[1],
+		.guest_address = reply.net.guest_address,
+		.gateway = reply.net.gateway,
+		.prefix = reply.net.prefix,
+		.mtu = reply.net.mtu,
+		.host_address = reply.net.host_address,
+		.dns_udp = fds[0],
+		.dns_tcp = fds[1],
 	};
 	memcpy(net->mac, reply.net.mac, sizeof net->mac);
 	return 0;
@@ -321,7 +327,8 @@ static int fill_vm(struct launch_vm *to, const struct launcher_vm *vm, int *fds,
 		if (launch_add_arg(to, vm->args[i]) < 0)
 			return error_set(err, E2BIG, "the arguments of the VM are too many or too long");
 	for (size_t i = 0; i < vm->file_count; i++) {
-		int r = set_text(to->files[i].name, sizeof to->files[i].name, vm->files[i].name, "the name of a file", err);
+		int r = set_text(to->files[i].name, sizeof to->files[i].name, vm->files[i].name, "the name of a file",
+				 err);
 		if (r < 0)
 			return r;
 		to->files[i].writable = vm->files[i].writable;
@@ -379,7 +386,9 @@ int launcher_vm_stats(struct launcher *l, const char *id, struct launcher_stats 
 		return launch_id_ok(id) ? -ENOMEM : -EINVAL;
 	int r = ask(l, request, &reply, err);
 	if (r == 0)
-		*stats = (struct launcher_stats){ .cpu_us = reply.stats.cpu_us, .memory_bytes = reply.stats.memory_bytes,
-						  .oom_kills = reply.stats.oom_kills, .pids = reply.stats.pids };
+		*stats = (struct launcher_stats){ .cpu_us = reply.stats.cpu_us,
+						  .memory_bytes = reply.stats.memory_bytes,
+						  .oom_kills = reply.stats.oom_kills,
+						  .pids = reply.stats.pids };
 	return r;
 }

@@ -17,8 +17,8 @@
 #include "base/error.h"
 #include "proto/policy.h"
 
-#define LAUNCHER_ID_MAX 64      /* [A-Za-z0-9_]{1,63} */
-#define LAUNCHER_ARGS_MAX 128   /* of at most 2,048 bytes each, 32 KiB together */
+#define LAUNCHER_ID_MAX 64    /* [A-Za-z0-9_]{1,63} */
+#define LAUNCHER_ARGS_MAX 128 /* of at most 2,048 bytes each, 32 KiB together */
 #define LAUNCHER_FDS_MAX 6
 #define LAUNCHER_FILES_MAX 6
 #define LAUNCHER_NO_SLOT UINT32_MAX
@@ -27,11 +27,11 @@
 struct launcher;
 
 struct launcher_config {
-	const char *program;   /* path of akira-launch */
-	const char *qemu;      /* the one program a jail runs: /usr/bin/qemu-system-x86_64 */
-	const char *run_dir;   /* root's own, for namespaces and jail roots: /run/akira */
-	const char *data_dir;  /* files passed for writing must lie on this file system, owned by user or a VM */
-	uid_t user;            /* whom akirad becomes */
+	const char *program;  /* path of akira-launch */
+	const char *qemu;     /* the one program a jail runs: /usr/bin/qemu-system-x86_64 */
+	const char *run_dir;  /* root's own, for namespaces and jail roots: /run/akira */
+	const char *data_dir; /* files passed for writing must lie on this file system, owned by user or a VM */
+	uid_t user;           /* whom akirad becomes */
 	gid_t group;
 	uid_t vm_uid_first;    /* the range of uids (gids alike) for VMs, never used by anything else */
 	uint32_t vm_uid_count; /* 1..65536 */
@@ -45,7 +45,8 @@ struct launcher_config {
  * what an earlier one left (processes, cgroups, namespaces, mounts, links, rules) before its first answer; *swept is
  * how many things that were.
  */
-int launcher_spawn(const struct launcher_config *config, struct launcher **launcher, uint32_t *swept, struct error *err);
+int launcher_spawn(const struct launcher_config *config, struct launcher **launcher, uint32_t *swept,
+		   struct error *err);
 /* Ends the launcher (which ends all VMs) and frees. NULL is fine. */
 void launcher_free(struct launcher *launcher);
 bool launcher_gone(const struct launcher *launcher);
@@ -58,9 +59,9 @@ struct launcher_net {
 	uint32_t guest_address, gateway; /* IPv4, host order; the same in every slot */
 	uint8_t prefix;
 	uint16_t mtu;
-	uint8_t mac[6];                  /* the guest's, the same in every slot */
-	uint32_t host_address;           /* the slot's own address on the host's side */
-	int dns_udp, dns_tcp;            /* bound to gateway:53 inside the slot; tcp is listening */
+	uint8_t mac[6];        /* the guest's, the same in every slot */
+	uint32_t host_address; /* the slot's own address on the host's side */
+	int dns_udp, dns_tcp;  /* bound to gateway:53 inside the slot; tcp is listening */
 };
 
 int launcher_net_make(struct launcher *launcher, uint32_t slot, struct launcher_net *net, struct error *err);
@@ -68,7 +69,8 @@ int launcher_net_make(struct launcher *launcher, uint32_t slot, struct launcher_
 int launcher_net_policy(struct launcher *launcher, uint32_t slot, const struct policy *policy, struct error *err);
 /* Let the guest reach address for ttl seconds (1..86400). -EACCES for one that is always blocked. */
 int launcher_net_pin(struct launcher *launcher, uint32_t slot, uint32_t address, uint32_t ttl, struct error *err);
-int launcher_net_counters(struct launcher *launcher, uint32_t slot, struct policy_counters *counters, struct error *err);
+int launcher_net_counters(struct launcher *launcher, uint32_t slot, struct policy_counters *counters,
+			  struct error *err);
 /* Back to a fresh slot: deny-all, no pins, no flows, counters zero. For a slot that serves the next sandbox. */
 int launcher_net_reset(struct launcher *launcher, uint32_t slot, struct error *err);
 int launcher_net_destroy(struct launcher *launcher, uint32_t slot, struct error *err);
@@ -106,7 +108,8 @@ struct launcher_exit {
  * the process has ended and everything of its jail is gone; end of file without one: the launcher was lost. *pid is
  * the process's id as the host sees it, for display and /proc reading only.
  */
-int launcher_vm_start(struct launcher *launcher, const struct launcher_vm *vm, int *status, pid_t *pid, struct error *err);
+int launcher_vm_start(struct launcher *launcher, const struct launcher_vm *vm, int *status, pid_t *pid,
+		      struct error *err);
 /* SIGKILL to the whole cgroup; returns at once (see *status for the end). Unknown id: 0. */
 int launcher_vm_kill(struct launcher *launcher, const char *id, struct error *err);
 /* After a pool's VM was claimed: its true name is the sandbox's, for the cgroup's limits and for doctor. */

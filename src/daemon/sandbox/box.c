@@ -168,7 +168,8 @@ static int await_turn(struct box *box, struct error *err)
 	return 0;
 }
 
-int box_hold(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct box **out, struct error *err)
+int box_hold(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct box **out,
+	     struct error *err)
 {
 	struct box *box = box_find(s, actor ? actor->org->id : NULL, id);
 	if (!box)
@@ -393,7 +394,9 @@ static void explain_end(struct box *box, struct machine *m)
 
 	if (box->reason[0] || !m || !vm_has_ended(m->vm, &exit))
 		return;
-	const char *reason = exit.end == VM_END_OOM ? "oom" : exit.end == VM_END_GUEST_SHUTDOWN ? "guest_shutdown" : "host_error";
+	const char *reason = exit.end == VM_END_OOM              ? "oom"
+			     : exit.end == VM_END_GUEST_SHUTDOWN ? "guest_shutdown"
+								 : "host_error";
 	snprintf(box->reason, sizeof(box->reason), "%s", reason);
 	snprintf(box->message, sizeof(box->message), "%s", exit.message);
 }
@@ -467,7 +470,8 @@ static void terminate(struct box *box)
 	box->gone = true;
 	pthread_cond_broadcast(&box->changed);
 	pthread_mutex_unlock(&box->lock);
-	log_info("sandbox_terminated", "sandbox", box->id, "org", box->org, "reason", box->reason, "message", box->message);
+	log_info("sandbox_terminated", "sandbox", box->id, "org", box->org, "reason", box->reason, "message",
+		 box->message);
 	keeper_ask(s);
 }
 

@@ -51,7 +51,10 @@ static int make_ready(struct start *start, struct machine *m, struct error *err)
 	if (r < 0)
 		return r;
 	struct personality p = {
-		.hostname = hostname, .workdir = start->workdir, .env = start->env, .sandbox_id = start->box->id,
+		.hostname = hostname,
+		.workdir = start->workdir,
+		.env = start->env,
+		.sandbox_id = start->box->id,
 	};
 	r = machine_personalise(m, &p, err);
 	if (r == 0)
@@ -85,7 +88,10 @@ static int run_start(struct start *start, struct error *err)
 	struct sandboxes *s = start->s;
 	struct machine *m = start->machine;
 	struct machine_source source = {
-		.id = start->box->id, .disk = start->disk, .disk_gb = start->disk_gb, .first_stream = 1,
+		.id = start->box->id,
+		.disk = start->disk,
+		.disk_gb = start->disk_gb,
+		.first_stream = 1,
 		.rules = start->rules,
 	};
 	int r = 0;
@@ -190,8 +196,8 @@ static int add_row(struct sandboxes *s, const struct sandbox_actor *actor, const
 	snprintf(audit.action, sizeof(audit.action), "sandbox.admitted");
 	snprintf(audit.target, sizeof(audit.target), "%s", row->id);
 	snprintf(audit.outcome, sizeof(audit.outcome), "ok");
-	snprintf(audit.detail, sizeof(audit.detail), "image=%.100s cpus=%u memory=%u storage=%u", row->image, row->cpu_units,
-		 row->memory_mib, row->storage_gb);
+	snprintf(audit.detail, sizeof(audit.detail), "image=%.100s cpus=%u memory=%u storage=%u", row->image,
+		 row->cpu_units, row->memory_mib, row->storage_gb);
 	int r = store_begin(s->store, err);
 	if (r < 0)
 		return r;

@@ -67,7 +67,8 @@ int disk_room(const struct disk *disk, uint64_t more, struct error *err)
 {
 	uint64_t left = disk_free_bytes(disk);
 	if (left < disk->reserve || left - disk->reserve < more)
-		return error_set(err, ENOSPC, "the host's disk is full up to its reserve; delete sandboxes or snapshots");
+		return error_set(err, ENOSPC,
+				 "the host's disk is full up to its reserve; delete sandboxes or snapshots");
 	return 0;
 }
 
@@ -104,7 +105,8 @@ static int copy_extent(int from, int to, off_t start, off_t end)
 		ssize_t n = by_hand ? copy_by_hand(from, to, start, (size_t)(end - start))
 				    : copy_file_range(from, &in, to, &out, (size_t)(end - start), 0);
 		/* Not every file system copies by itself, nor from every other. */
-		if (n < 0 && !by_hand && (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) {
+		if (n < 0 && !by_hand &&
+		    (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) {
 			by_hand = true;
 			continue;
 		}
@@ -152,13 +154,23 @@ int disk_copy(const struct disk *disk, int from, int to, struct error *err)
 static int run_mke2fs(int fd, struct error *err)
 {
 	char *const argv[] = {
-		(char *)(uintptr_t)"mke2fs", (char *)(uintptr_t)"-q", (char *)(uintptr_t)"-F", (char *)(uintptr_t)"-t",
-		(char *)(uintptr_t)"ext4", (char *)(uintptr_t)"-m", (char *)(uintptr_t)"0", (char *)(uintptr_t)"-J",
-		(char *)(uintptr_t)"size=64", (char *)(uintptr_t)"-O", (char *)(uintptr_t)"^metadata_csum_seed,resize_inode",
-		(char *)(uintptr_t)"-E", (char *)(uintptr_t)"lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
-		(char *)(uintptr_t)"/dev/fd/3", NULL,
+		(char *)(uintptr_t) "mke2fs",
+		(char *)(uintptr_t) "-q",
+		(char *)(uintptr_t) "-F",
+		(char *)(uintptr_t) "-t",
+		(char *)(uintptr_t) "ext4",
+		(char *)(uintptr_t) "-m",
+		(char *)(uintptr_t) "0",
+		(char *)(uintptr_t) "-J",
+		(char *)(uintptr_t) "size=64",
+		(char *)(uintptr_t) "-O",
+		(char *)(uintptr_t) "^metadata_csum_seed,resize_inode",
+		(char *)(uintptr_t) "-E",
+		(char *)(uintptr_t) "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
+		(char *)(uintptr_t) "/dev/fd/3",
+		NULL,
 	};
-	char *const envp[] = { (char *)(uintptr_t)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+	char *const envp[] = { (char *)(uintptr_t) "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
 	posix_spawn_file_actions_t actions;
 	pid_t pid;
 	int status = -1;

@@ -21,12 +21,12 @@ struct sandbox_exec {
 	struct box *box;
 	struct vm *vm;
 	struct link_stream *stream;
-	struct sandbox_exec *next;    /* in box->running, under box->lock */
+	struct sandbox_exec *next; /* in box->running, under box->lock */
 	struct store_exec log;
-	struct buf out, err_out;      /* the first bytes of each, for the log */
+	struct buf out, err_out; /* the first bytes of each, for the log */
 	bool log_output;
 	int64_t started_mono, deadline;
-	bool killed;                  /* CLOSE was sent because of the time; under box->lock */
+	bool killed; /* CLOSE was sent because of the time; under box->lock */
 	bool ended;
 	struct sandbox_exec_event last;
 };
@@ -130,21 +130,18 @@ static int open_stream(struct sandbox_exec *e, const struct sandbox_exec_spec *s
 		return r;
 	r = link_open(vm_link(e->vm), GUEST_OPEN_EXEC, &w, GUEST_MS, &e->stream, NULL, NULL, err);
 	switch (-r) {
-	case 0:
-		return 0;
+	case 0: return 0;
 	case ENOENT:
 	case ENOTDIR:
 	case EACCES:
 	case ELOOP:
 	case ENAMETOOLONG:
-		return error_set(err, EPROTO, "working_dir: \"%.200s\" is no directory of the sandbox", spec->cwd ? spec->cwd : "");
+		return error_set(err, EPROTO, "working_dir: \"%.200s\" is no directory of the sandbox",
+				 spec->cwd ? spec->cwd : "");
 	case EAGAIN:
-	case ENOMEM:
-		return error_set(err, EDQUOT, "the sandbox has no room for another process");
-	case ECONNRESET:
-		return error_set(err, EBUSY, "the sandbox has ended");
-	case ETIMEDOUT:
-		return r;
+	case ENOMEM: return error_set(err, EDQUOT, "the sandbox has no room for another process");
+	case ECONNRESET: return error_set(err, EBUSY, "the sandbox has ended");
+	case ETIMEDOUT: return r;
 	default:
 		/* An errno of the guest's choice must not become a status of ours. */
 		return error_set(err, EPROTO, "the sandbox could not run the command");
@@ -265,7 +262,8 @@ static void take_exit(struct sandbox_exec *e, const struct link_frame *frame, st
 	if (was_killed(e))
 		end_with(e, EXEC_TIMED_OUT, 124, "", event);
 	else
-		end_with(e, EXEC_EXITED, number > 0 && number <= 64 ? 128 + (int32_t)number : (int32_t)(code & 255), "", event);
+		end_with(e, EXEC_EXITED, number > 0 && number <= 64 ? 128 + (int32_t)number : (int32_t)(code & 255), "",
+			 event);
 }
 
 /* True: the event is for the caller. */
@@ -277,18 +275,17 @@ static bool take_frame(struct sandbox_exec *e, const struct link_frame *frame, s
 			keep(frame->channel ? &e->err_out : &e->out,
 			     frame->channel ? &e->log.err_truncated : &e->log.out_truncated, frame->data, frame->size);
 		*event = (struct sandbox_exec_event){
-			.kind = frame->channel ? EXEC_STDERR : EXEC_STDOUT, .data = (const char *)frame->data, .size = frame->size,
+			.kind = frame->channel ? EXEC_STDERR : EXEC_STDOUT,
+			.data = (const char *)frame->data,
+			.size = frame->size,
 		};
 		return frame->size > 0;
-	case GUEST_EXIT:
-		take_exit(e, frame, event);
-		return true;
+	case GUEST_EXIT: take_exit(e, frame, event); return true;
 	case GUEST_ERROR:
 	case GUEST_RESULT: /* no answer to a command, but it ended the stream */
 		end_with(e, EXEC_FAILED, -1, "the command could not be run", event);
 		return true;
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -300,7 +297,8 @@ static void fail_dead(struct sandbox_exec *e, const char *why, struct sandbox_ex
 	if (e->box->reason[0])
 		snprintf(message, sizeof(message), "the sandbox ended (%s)", e->box->reason);
 	else if (e->box->row.status == SANDBOX_PAUSED)
-		snprintf(message, sizeof(message), "the sandbox was paused; the command carries on after its resume, unobserved");
+		snprintf(message, sizeof(message),
+			 "the sandbox was paused; the command carries on after its resume, unobserved");
 	else
 		snprintf(message, sizeof(message), "%.255s", why);
 	pthread_mutex_unlock(&e->box->lock);
@@ -322,7 +320,8 @@ static int wait_time(struct sandbox_exec *e, int64_t until)
 	return left;
 }
 
-int sandbox_exec_next(struct sandbox_exec *e, int wait_ms, int watch, struct sandbox_exec_event *event, struct error *err)
+int sandbox_exec_next(struct sandbox_exec *e, int wait_ms, int watch, struct sandbox_exec_event *event,
+		      struct error *err)
 {
 	int64_t until = wait_ms < 0 ? -1 : time_mono_ms() + wait_ms;
 	struct error why = { 0 };
@@ -383,7 +382,9 @@ static void log_end(struct sandbox_exec *e)
 
 	log->exit_code = e->ended ? e->last.exit_code : -1;
 	snprintf(log->status, sizeof(log->status), "%s",
-		 !e->ended || e->last.end == EXEC_FAILED ? "error" : e->last.end == EXEC_TIMED_OUT ? "timeout" : "completed");
+		 !e->ended || e->last.end == EXEC_FAILED ? "error"
+		 : e->last.end == EXEC_TIMED_OUT         ? "timeout"
+							 : "completed");
 	log->duration_ms = time_mono_ms() - e->started_mono;
 	if (e->log_output) {
 		log->out = str_to_utf8(buf_text(&e->out), e->out.size, NULL);

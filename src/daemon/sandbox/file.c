@@ -13,7 +13,7 @@ struct sandbox_file {
 	struct vm *vm;
 	struct link_stream *stream;
 	struct link_frame frame; /* the rest of what was read */
-	char path[201]; /* for messages */
+	char path[201];          /* for messages */
 	uint64_t expected, moved;
 	bool ended;
 };
@@ -31,38 +31,27 @@ static int check_path(const char *path, struct error *err)
 static int path_error(int r, const char *path, struct error *err)
 {
 	switch (-r) {
-	case ENOENT:
-		return error_set(err, ENOENT, "path: there is no file \"%.200s\" in the sandbox", path);
-	case EISDIR:
-		return error_set(err, EPROTO, "path: \"%.200s\" is a directory", path);
-	case ENOTDIR:
-		return error_set(err, EPROTO, "path: a part of \"%.200s\" is no directory", path);
+	case ENOENT: return error_set(err, ENOENT, "path: there is no file \"%.200s\" in the sandbox", path);
+	case EISDIR: return error_set(err, EPROTO, "path: \"%.200s\" is a directory", path);
+	case ENOTDIR: return error_set(err, EPROTO, "path: a part of \"%.200s\" is no directory", path);
 	case ELOOP:
 	case ENAMETOOLONG:
 	case EINVAL:
 	case ENOTSUP:
 	case ENODEV:
-	case ENXIO:
-		return error_set(err, EPROTO, "path: \"%.200s\" is no regular file", path);
+	case ENXIO: return error_set(err, EPROTO, "path: \"%.200s\" is no regular file", path);
 	case EACCES:
 	case EPERM:
 	case EROFS:
-	case ETXTBSY:
-		return error_set(err, EPROTO, "path: \"%.200s\" may not be written or read", path);
+	case ETXTBSY: return error_set(err, EPROTO, "path: \"%.200s\" may not be written or read", path);
 	case ENOSPC:
-	case EDQUOT:
-		return error_set(err, EPROTO, "the sandbox's disk is full");
-	case EFBIG:
-		return error_set(err, EPROTO, "the file is too large for the sandbox's disk");
+	case EDQUOT: return error_set(err, EPROTO, "the sandbox's disk is full");
+	case EFBIG: return error_set(err, EPROTO, "the file is too large for the sandbox's disk");
 	case EAGAIN:
-	case ENOMEM:
-		return error_set(err, EDQUOT, "the sandbox has too many files under way");
-	case ECONNRESET:
-		return error_set(err, EBUSY, "the sandbox has ended");
-	case EBUSY:
-		return error_set(err, EBUSY, "the sandbox's disk is frozen for a snapshot");
-	case ETIMEDOUT:
-		return error_set(err, ETIMEDOUT, "the sandbox did not answer in time");
+	case ENOMEM: return error_set(err, EDQUOT, "the sandbox has too many files under way");
+	case ECONNRESET: return error_set(err, EBUSY, "the sandbox has ended");
+	case EBUSY: return error_set(err, EBUSY, "the sandbox's disk is frozen for a snapshot");
+	case ETIMEDOUT: return error_set(err, ETIMEDOUT, "the sandbox did not answer in time");
 	default:
 		/* An errno of the guest's choice must not become a status of ours, and no failure a success. */
 		return error_set(err, EPROTO, "the sandbox could not do it");

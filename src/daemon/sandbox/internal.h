@@ -30,10 +30,10 @@
 #define MEMORY_MIB_MAX 65536
 #define STORAGE_GB_MAX 1024
 #define EXECS_PER_BOX 64
-#define GUEST_MS 20000         /* for one request to an agent */
-#define BOOT_TRY_MS 40000      /* from power-on to the agent's HELLO: 0.7 to 2.5 s where nothing else runs */
+#define GUEST_MS 20000    /* for one request to an agent */
+#define BOOT_TRY_MS 40000 /* from power-on to the agent's HELLO: 0.7 to 2.5 s where nothing else runs */
 #define BOOT_ATTEMPTS 3
-#define BOOT_MS 120000         /* for what follows until a template is stopped */
+#define BOOT_MS 120000 /* for what follows until a template is stopped */
 
 /* ---- disk.c: files of the data folder ---- */
 
@@ -41,9 +41,9 @@ enum folder { FOLDER_SCRATCH, FOLDER_SNAPSHOTS, FOLDER_TEMPLATES, FOLDER_PAUSED,
 
 struct disk {
 	int folders[FOLDERS];
-	bool reflink;           /* FICLONE works here */
+	bool reflink; /* FICLONE works here */
 	uint64_t reserve;
-	pthread_mutex_t lock;   /* the making of blanks */
+	pthread_mutex_t lock; /* the making of blanks */
 };
 
 int disk_open(const char *data_dir, uint64_t reserve, struct disk *disk, struct error *err);
@@ -94,7 +94,8 @@ struct shape {
 /* fresh: scratch mounted and sandbox built; bare: scratch untouched, for disks with something on them. */
 enum template_kind { TEMPLATE_FRESH, TEMPLATE_BARE };
 
-struct template {
+struct template
+{
 	int ram, state, scratch; /* read-only descriptors: the template may be dropped meanwhile; scratch: fresh only */
 	uint32_t storage_gb;     /* size of scratch */
 };
@@ -117,11 +118,11 @@ struct machine {
 	struct vm *vm;
 	struct slot slot;
 	const struct net_rules *rules; /* borrowed, while it starts */
-	bool attached;              /* the policy stands and the resolver serves the slot */
-	int scratch;                /* descriptor of the disk */
+	bool attached;                 /* the policy stands and the resolver serves the slot */
+	int scratch;                   /* descriptor of the disk */
 	bool keep_scratch;
-	uint64_t committed;         /* memory taken from the budget */
-	int64_t started_ms;         /* monotonic */
+	uint64_t committed; /* memory taken from the budget */
+	int64_t started_ms; /* monotonic */
 	pthread_mutex_t lock;
 	void (*ended)(struct machine *machine, void *context);
 	void *context;
@@ -129,12 +130,12 @@ struct machine {
 };
 
 struct machine_source {
-	const char *id;                  /* its name; NULL: a new one */
-	int disk;                        /* content of the scratch disk (borrowed), or -1: fresh */
-	uint32_t disk_gb;                /* its size; the shape's is at least that */
-	const char *paused;              /* resume: name of the folder of its saved state; the scratch disk is there */
+	const char *id;     /* its name; NULL: a new one */
+	int disk;           /* content of the scratch disk (borrowed), or -1: fresh */
+	uint32_t disk_gb;   /* its size; the shape's is at least that */
+	const char *paused; /* resume: name of the folder of its saved state; the scratch disk is there */
 	uint32_t first_stream;
-	const struct net_rules *rules;   /* stand before its first instruction; NULL: the default ones */
+	const struct net_rules *rules; /* stand before its first instruction; NULL: the default ones */
 };
 
 /*
@@ -174,7 +175,8 @@ void machine_stop(struct machine *machine);
 int host_error(int r, struct error *err);
 
 /* A request to an agent that is ours, not a client's: whatever goes wrong is -EIO, or -EBUSY when the VM has ended. */
-int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms, struct error *err);
+int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms,
+		  struct error *err);
 
 /* Memory budget. -EAGAIN when the host has not got it. */
 int budget_take(struct sandboxes *s, uint64_t bytes, struct error *err);
@@ -211,41 +213,41 @@ struct sandbox_exec;
 
 struct box {
 	struct sandboxes *s;
-	struct box *next;           /* in the table, under s->lock */
+	struct box *next; /* in the table, under s->lock */
 	atomic_int references;
-	char id[STORE_ID_MAX];      /* both never change */
+	char id[STORE_ID_MAX]; /* both never change */
 	char org[STORE_ID_MAX];
 
-	pthread_mutex_t lock;       /* all below */
+	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
 	struct store_sandbox row;
-	struct machine *machine;    /* NULL unless it runs; owned */
+	struct machine *machine; /* NULL unless it runs; owned */
 	bool exclusive;
-	bool gone;                  /* terminated, and nothing is left */
-	unsigned int active;        /* calls in progress */
+	bool gone;           /* terminated, and nothing is left */
+	unsigned int active; /* calls in progress */
 	unsigned int execs;
-	int64_t deadline_ms;        /* monotonic; lifetime */
-	int64_t last_call_ms;       /* monotonic */
-	char reason[24];            /* why it is being ended; "" = not */
+	int64_t deadline_ms;  /* monotonic; lifetime */
+	int64_t last_call_ms; /* monotonic */
+	char reason[24];      /* why it is being ended; "" = not */
 	char message[STORE_TEXT_MAX];
 	struct sandbox_exec *running; /* list, for deadlines */
-	int64_t left_ms;            /* of its lifetime, while paused */
-	uint32_t last_stream;       /* of its agent's channel, while paused */
-	uint64_t cpu_us_before;     /* of earlier VM processes (before a pause) */
-	uint64_t sample_cpu_us;     /* at the last sample */
+	int64_t left_ms;              /* of its lifetime, while paused */
+	uint32_t last_stream;         /* of its agent's channel, while paused */
+	uint64_t cpu_us_before;       /* of earlier VM processes (before a pause) */
+	uint64_t sample_cpu_us;       /* at the last sample */
 	int64_t sample_ms;
 	double cpu_percent;
 	uint64_t memory_bytes;
 	struct policy_counters counted; /* of the network, at the last look */
-	uint64_t last_cpu_us;       /* just before its VM was killed */
+	uint64_t last_cpu_us;           /* just before its VM was killed */
 	uint64_t unbooked_creates, unbooked_execs;
-	uint64_t used_until_ms;     /* usage is booked up to here, wall clock */
+	uint64_t used_until_ms; /* usage is booked up to here, wall clock */
 };
 
 struct box *box_new(struct sandboxes *s, const struct store_sandbox *row);
 struct box *box_get(struct box *box);
 void box_put(struct box *box);
-void box_publish(struct box *box);                       /* into the table */
+void box_publish(struct box *box);                                          /* into the table */
 struct box *box_find(struct sandboxes *s, const char *org, const char *id); /* a reference, or NULL */
 /* The live ones, references; malloc'ed. */
 struct box **box_all(struct sandboxes *s, size_t *count);
@@ -256,7 +258,8 @@ int box_use(struct sandboxes *s, const struct sandbox_actor *actor, const char *
 	    struct error *err);
 void box_done(struct box *box, struct vm *vm);
 /* Hold it alone against other state changes. resume: a paused one is resumed first. */
-int box_hold(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct box **box, struct error *err);
+int box_hold(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct box **box,
+	     struct error *err);
 void box_release(struct box *box);
 /*
  * Give it the machine that it runs on from now, with so much of its lifetime left. -EBUSY: it is ending or gone, and
@@ -308,7 +311,7 @@ int info_fill(struct box *box, struct sandbox_info *info);
 /* ---- exec.c, pause.c, reaper.c, recover.c, metrics.c ---- */
 
 void execs_check_deadlines(struct box *box, int64_t now_ms);
-int box_resume_held(struct box *box, struct error *err);  /* box is held by the caller */
+int box_resume_held(struct box *box, struct error *err); /* box is held by the caller */
 int box_pause_held(struct box *box, struct error *err);
 void paused_remove(struct sandboxes *s, const char *id);
 void *reaper_main(void *s);

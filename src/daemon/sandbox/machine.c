@@ -143,12 +143,15 @@ static void parts_close(struct parts *p)
 static int open_base(struct sandboxes *s, const struct shape *shape, struct parts *p, struct error *err)
 {
 	*p = (struct parts){
-		.image = { .fd = -1 }, .guest = { .kernel = -1, .initramfs = -1 }, .template = { -1, -1, -1, 0 },
+		.image = { .fd = -1 },
+		.guest = { .kernel = -1, .initramfs = -1 },
+		.template = { -1, -1, -1, 0 },
 		.paused_state = -1,
 	};
 	int r = images_find(s->config.images, shape->image, &p->image, err);
 	if (r == 0 && strcmp(p->image.digest, shape->digest) != 0)
-		r = error_set(err, EPROTO, "the image %s was built anew since; this needs its earlier build", shape->image);
+		r = error_set(err, EPROTO, "the image %s was built anew since; this needs its earlier build",
+			      shape->image);
 	if (r == 0)
 		r = images_guest(s->config.images, &p->guest, err);
 	return r;
@@ -190,7 +193,8 @@ static int start_vm(struct machine *m, const struct parts *p, int ram, bool shar
 	return vm_start(&m->s->config.engine, &spec, vm_ended, m, &m->vm, err);
 }
 
-int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms, struct error *err)
+int guest_request(struct vm *vm, enum guest_type type, const struct tlv_writer *fields, int timeout_ms,
+		  struct error *err)
 {
 	int r = link_request(vm_link(vm), type, fields, timeout_ms, NULL, NULL, err);
 
@@ -220,8 +224,7 @@ int host_error(int r, struct error *err)
 	case EAGAIN:
 	case ENOSPC:
 	case ETIMEDOUT:
-	case EKEYREVOKED:
-		return r;
+	case EKEYREVOKED: return r;
 	default:
 		if (err)
 			err->code = EIO;

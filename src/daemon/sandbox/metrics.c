@@ -70,7 +70,9 @@ void box_sample(struct box *box, int64_t now_ms)
 	struct store_sample sample = {
 		.when_ms = time_wall_ms(),
 		.cpu_percent = box->sample_ms ? percent(cpu, now_ms - box->sample_ms, box->row.cpu_units) : 0,
-		.memory_bytes = memory ? memory : stats.memory_bytes < granted ? stats.memory_bytes : granted,
+		.memory_bytes = memory                         ? memory
+				: stats.memory_bytes < granted ? stats.memory_bytes
+							       : granted,
 	};
 	box->cpu_percent = sample.cpu_percent;
 	box->memory_bytes = sample.memory_bytes;

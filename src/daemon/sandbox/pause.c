@@ -69,8 +69,8 @@ static int write_manifest(struct sandboxes *s, const struct box *box, int dir, i
 	int r = hash_state(s, box->id, state, hex);
 	if (r < 0)
 		return error_errno(err, -r, "read the saved state");
-	json_t *manifest = json_pack("{s:s, s:I, s:I}", "checksum", hex, "left_ms", (json_int_t)box->left_ms, "last_stream",
-				     (json_int_t)box->last_stream);
+	json_t *manifest = json_pack("{s:s, s:I, s:I}", "checksum", hex, "left_ms", (json_int_t)box->left_ms,
+				     "last_stream", (json_int_t)box->last_stream);
 	_cleanup_free_ char *text = json_dumps(manifest, JSON_COMPACT);
 	json_decref(manifest);
 	if (!text)
@@ -80,7 +80,8 @@ static int write_manifest(struct sandboxes *s, const struct box *box, int dir, i
 
 int paused_read(struct sandboxes *s, const char *id, struct paused *paused, struct error *err)
 {
-	_cleanup_fd_ int dir = openat(s->disk.folders[FOLDER_PAUSED], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_fd_ int dir = openat(s->disk.folders[FOLDER_PAUSED], id,
+				      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir < 0)
 		return errno == ENOENT ? error_set(err, EPROTO, "the saved state is missing")
 				       : error_errno(err, EIO, "open the saved state");
@@ -246,7 +247,10 @@ static int resume_personality(struct box *box, struct machine *m, const struct i
 	char hostname[64];
 	hostname_of(box->row.name, hostname);
 	struct personality p = {
-		.hostname = hostname, .workdir = image->workdir, .env = env, .sandbox_id = box->id,
+		.hostname = hostname,
+		.workdir = image->workdir,
+		.env = env,
+		.sandbox_id = box->id,
 	};
 	int r = env ? machine_personalise(m, &p, err) : error_set(err, ENOMEM, "no memory for a sandbox's environment");
 	if (r == 0)
@@ -260,10 +264,15 @@ static int wake_machine(struct box *box, struct machine **out, bool *lost, struc
 {
 	struct sandboxes *s = box->s;
 	struct shape shape = {
-		.cpu_units = box->row.cpu_units, .memory_mib = box->row.memory_mib, .storage_gb = box->row.storage_gb,
+		.cpu_units = box->row.cpu_units,
+		.memory_mib = box->row.memory_mib,
+		.storage_gb = box->row.storage_gb,
 	};
 	struct machine_source source = {
-		.id = box->id, .disk = -1, .paused = box->id, .first_stream = box->last_stream + 1,
+		.id = box->id,
+		.disk = -1,
+		.paused = box->id,
+		.first_stream = box->last_stream + 1,
 	};
 	struct net_rules *rules = NULL;
 	struct image image = { .fd = -1 };

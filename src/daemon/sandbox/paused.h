@@ -4,8 +4,8 @@
 #include "daemon/sandbox/internal.h"
 
 struct paused {
-	int64_t left_ms;       /* of the sandbox's lifetime */
-	uint32_t last_stream;  /* of its agent's channel */
+	int64_t left_ms;      /* of the sandbox's lifetime */
+	uint32_t last_stream; /* of its agent's channel */
 	char checksum[65];
 };
 

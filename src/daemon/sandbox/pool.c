@@ -94,7 +94,8 @@ static struct machine *take_unwanted(struct sandboxes *s)
 	for (size_t i = 0; i < pool->count && !found; i++) {
 		bool wanted = false;
 		for (size_t k = 0; k < pool->hot_count; k++)
-			wanted |= same_shape(&pool->hot[k], &pool->machines[i]->shape) && now - pool->hot_used_ms[k] < HOT_MS;
+			wanted |= same_shape(&pool->hot[k], &pool->machines[i]->shape) &&
+				  now - pool->hot_used_ms[k] < HOT_MS;
 		if (!wanted || machine_dead(pool->machines[i])) {
 			found = pool->machines[i];
 			remove_at(pool, i);

@@ -154,7 +154,8 @@ static void recover_snapshots(struct sandboxes *s)
 		if (store_snapshot_list(s->store, NULL, page, 100, &rows, &count, &total, NULL) < 0)
 			return;
 		for (size_t i = 0; i < count; i++) {
-			bool file = faccessat(s->disk.folders[FOLDER_SNAPSHOTS], rows[i].id, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+			bool file = faccessat(s->disk.folders[FOLDER_SNAPSHOTS], rows[i].id, F_OK,
+					      AT_SYMLINK_NOFOLLOW) == 0;
 			if (rows[i].status == SNAPSHOT_READY && file)
 				continue;
 			if (rows[i].status == SNAPSHOT_READY)
@@ -183,6 +184,7 @@ int recover(struct sandboxes *s, struct error *err)
 	removed += sweep(s, FOLDER_SNAPSHOTS, is_snapshot);
 	removed += sweep(s, FOLDER_BLANK, is_blank);
 	if (kept || lost || removed)
-		log_info("recovered", "paused", LOG_INT(kept), "lost", LOG_INT(lost), "files_removed", LOG_INT(removed));
+		log_info("recovered", "paused", LOG_INT(kept), "lost", LOG_INT(lost), "files_removed",
+			 LOG_INT(removed));
 	return 0;
 }

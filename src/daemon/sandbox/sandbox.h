@@ -25,39 +25,45 @@ struct sandboxes;
 /* Who asks; for ownership, limits, usage and the audit log. */
 struct sandbox_actor {
 	const struct store_org *org;
-	const char *key;      /* id of the API key */
-	const char *request;  /* req_… */
+	const char *key;     /* id of the API key */
+	const char *request; /* req_… */
 	const char *address;
 };
 
 /* ---- life cycle ---- */
 
-#define SANDBOX_ENV_MAX 256          /* variables */
-#define SANDBOX_ENV_BYTES_MAX 65536  /* names and values together */
+#define SANDBOX_ENV_MAX 256         /* variables */
+#define SANDBOX_ENV_BYTES_MAX 65536 /* names and values together */
 
-struct sandbox_pair { const char *key, *value; };
-
-struct sandbox_network {             /* the contract's `network` object, split; NULL lists when absent */
-	bool deny;
-	const char *const *allow; size_t allow_count; /* CIDRs and domains, mixed */
-	const char *const *denied; size_t denied_count;
-	uint32_t bandwidth_mbps;     /* 0 = none */
+struct sandbox_pair {
+	const char *key, *value;
 };
 
-struct sandbox_spec {                /* 0 or NULL = the default */
+struct sandbox_network { /* the contract's `network` object, split; NULL lists when absent */
+	bool deny;
+	const char *const *allow;
+	size_t allow_count; /* CIDRs and domains, mixed */
+	const char *const *denied;
+	size_t denied_count;
+	uint32_t bandwidth_mbps; /* 0 = none */
+};
+
+struct sandbox_spec { /* 0 or NULL = the default */
 	const char *image;
 	const char *name;
-	const struct sandbox_pair *env; size_t env_count;
-	const char *env_json;        /* the same as JSON text, for keeping */
-	const struct sandbox_pair *metadata; size_t metadata_count;
+	const struct sandbox_pair *env;
+	size_t env_count;
+	const char *env_json; /* the same as JSON text, for keeping */
+	const struct sandbox_pair *metadata;
+	size_t metadata_count;
 	const char *metadata_json;
 	const struct sandbox_network *network;
 	const char *network_json;
 	uint32_t cpu_units, memory_mib, storage_gb;
-	int64_t timeout_s;           /* -1 = the default (3600) */
-	int64_t idle_timeout_s;      /* 0 = off */
+	int64_t timeout_s;      /* -1 = the default (3600) */
+	int64_t idle_timeout_s; /* 0 = off */
 	bool idle_pause;
-	bool wait;                   /* wait_for_ready */
+	bool wait; /* wait_for_ready */
 	/*
 	 * Called when the id is certain and before anything is made (may be NULL): the API ties an Idempotency-Key
 	 * to it.
@@ -70,7 +76,7 @@ struct sandbox_spec {                /* 0 or NULL = the default */
 struct sandbox_info {
 	struct store_sandbox row;
 	int64_t now_ms;
-	struct policy_counters network;  /* zeros when unknown */
+	struct policy_counters network; /* zeros when unknown */
 	bool has_network;
 	char snapshot_id[STORE_ID_MAX];
 };
@@ -109,23 +115,26 @@ int sandbox_stop_all(struct sandboxes *s, const struct sandbox_actor *actor, con
 struct sandbox_exec;
 
 struct sandbox_exec_spec {
-	const char *command;         /* a shell line, 1..131,072 bytes */
-	const struct sandbox_pair *env; size_t env_count;
-	const char *cwd;             /* NULL: the image's */
-	int64_t timeout_ms;          /* counted by the host; 0 = none */
-	bool input;                  /* stdin is a pipe that sandbox_exec_write feeds; else /dev/null */
-	bool pty; uint16_t rows, cols;
-	bool stream;                 /* for the log: execute_async */
+	const char *command; /* a shell line, 1..131,072 bytes */
+	const struct sandbox_pair *env;
+	size_t env_count;
+	const char *cwd;    /* NULL: the image's */
+	int64_t timeout_ms; /* counted by the host; 0 = none */
+	bool input;         /* stdin is a pipe that sandbox_exec_write feeds; else /dev/null */
+	bool pty;
+	uint16_t rows, cols;
+	bool stream; /* for the log: execute_async */
 };
 
 enum sandbox_exec_kind { EXEC_NOTHING, EXEC_STDOUT, EXEC_STDERR, EXEC_ENDED };
 enum sandbox_exec_end { EXEC_EXITED, EXEC_TIMED_OUT, EXEC_FAILED };
 struct sandbox_exec_event {
 	enum sandbox_exec_kind kind;
-	const char *data; size_t size;   /* STDOUT, STDERR: valid until the next call */
-	enum sandbox_exec_end end;       /* ENDED */
-	int32_t exit_code;               /* 0..255; 124 when timed out; -1 when FAILED */
-	char message[STORE_TEXT_MAX];    /* FAILED: why, for the client ("the sandbox was deleted") */
+	const char *data;
+	size_t size;                  /* STDOUT, STDERR: valid until the next call */
+	enum sandbox_exec_end end;    /* ENDED */
+	int32_t exit_code;            /* 0..255; 124 when timed out; -1 when FAILED */
+	char message[STORE_TEXT_MAX]; /* FAILED: why, for the client ("the sandbox was deleted") */
 	int64_t started_ms, duration_ms;
 };
 /* A paused sandbox is resumed first. -EDQUOT: too many commands at once (32 a sandbox unless the organisation says). */
@@ -164,10 +173,11 @@ void sandbox_file_close(struct sandbox_file *file);
 /* ---- metrics ---- */
 
 struct sandbox_metrics {
-	bool current;               /* the rest is filled: it runs */
-	double cpu_percent;         /* of what was granted, 0..100, host's figure */
+	bool current;                              /* the rest is filled: it runs */
+	double cpu_percent;                        /* of what was granted, 0..100, host's figure */
 	uint64_t memory_bytes, memory_total_bytes; /* guest's use as the guest says (bounded by the host's figures) */
-	struct store_sample *history; size_t history_count; /* malloc'ed */
+	struct store_sample *history;
+	size_t history_count; /* malloc'ed */
 };
 int sandbox_metrics(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, int64_t from_ms,
 		    int64_t to_ms, struct sandbox_metrics *metrics, struct error *err);
@@ -175,10 +185,11 @@ int sandbox_metrics(struct sandboxes *s, const struct sandbox_actor *actor, cons
 /* ---- snapshots ---- */
 
 /* *snapshot filled as of the store (store_snapshot_free). Bound: 10 min. */
-int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *name, bool quick,
-		     struct store_snapshot *snapshot, struct error *err);
-int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const struct sandbox_spec *spec,
-		  const char *snapshot_name, struct sandbox_info *info, struct store_snapshot *snapshot, struct error *err);
+int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *name,
+		     bool quick, struct store_snapshot *snapshot, struct error *err);
+int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
+		  const struct sandbox_spec *spec, const char *snapshot_name, struct sandbox_info *info,
+		  struct store_snapshot *snapshot, struct error *err);
 /* spec: name is required; 0 / NULL values are taken from the snapshot. storage_gb below the snapshot's: -EINVAL. */
 int sandbox_restore(struct sandboxes *s, const struct sandbox_actor *actor, const char *snapshot_id,
 		    const struct sandbox_spec *spec, struct sandbox_info *info, struct error *err);
@@ -189,7 +200,7 @@ int sandbox_snapshot_delete(struct sandboxes *s, const struct sandbox_actor *act
 /* ---- the whole ---- */
 
 struct sandboxes_figures {
-	uint64_t by_status[6];      /* indexed by enum sandbox_status, live process's view */
+	uint64_t by_status[6]; /* indexed by enum sandbox_status, live process's view */
 	uint64_t pool_ready, pool_hits, pool_misses, template_hits, template_builds;
 	uint64_t creates, create_failures, execs;
 	uint64_t memory_committed_bytes, memory_budget_bytes;

@@ -41,7 +41,9 @@ static void warm_up(struct sandboxes *s)
 	}
 	struct shape *shape = &s->pool.hot[0];
 	*shape = (struct shape){
-		.cpu_units = DEFAULT_CPU_UNITS, .memory_mib = DEFAULT_MEMORY_MIB, .storage_gb = DEFAULT_STORAGE_GB,
+		.cpu_units = DEFAULT_CPU_UNITS,
+		.memory_mib = DEFAULT_MEMORY_MIB,
+		.storage_gb = DEFAULT_STORAGE_GB,
 	};
 	snprintf(shape->image, sizeof(shape->image), "%s", image.name);
 	snprintf(shape->digest, sizeof(shape->digest), "%s", image.digest);

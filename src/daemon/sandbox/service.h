@@ -7,7 +7,7 @@
 #include "daemon/sandbox/sandbox.h"
 
 struct sandboxes_config {
-	const char *data_dir;          /* akirad's own, 0700 */
+	const char *data_dir; /* akirad's own, 0700 */
 	struct store *store;
 	struct images *images;
 	struct launcher *launcher;

@@ -39,7 +39,8 @@ static int row_fill(struct box *box, const struct sandbox_actor *actor, const ch
 
 	*row = (struct store_snapshot){ .status = SNAPSHOT_CREATING, .quick = quick, .created_ms = time_wall_ms() };
 	if (name && *name && !str_is_name(name))
-		return error_set(err, EINVAL, "name: 1 to 63 characters of [A-Za-z0-9._-], the first a letter or digit");
+		return error_set(err, EINVAL,
+				 "name: 1 to 63 characters of [A-Za-z0-9._-], the first a letter or digit");
 	pthread_mutex_lock(&box->lock);
 	int r = row_copy(&from, &box->row);
 	pthread_mutex_unlock(&box->lock);
@@ -80,7 +81,8 @@ static int row_admit(struct sandboxes *s, const struct sandbox_actor *actor, con
 	if (r == 0)
 		r = store_totals(s->store, actor->org->id, &have, err);
 	if (r == 0 && actor->org->snapshots_max >= 0 && have.snapshots >= (uint64_t)actor->org->snapshots_max)
-		r = error_set(err, EDQUOT, "snapshots: the organisation's limit is %" PRId64, actor->org->snapshots_max);
+		r = error_set(err, EDQUOT, "snapshots: the organisation's limit is %" PRId64,
+			      actor->org->snapshots_max);
 	if (r == 0)
 		r = store_snapshot_add(s->store, row, err);
 	if (r == 0)
@@ -235,8 +237,8 @@ static int snapshot_held(struct box *box, const struct sandbox_actor *actor, con
 	return r;
 }
 
-int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *name, bool quick,
-		     struct store_snapshot *snapshot, struct error *err)
+int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *name,
+		     bool quick, struct store_snapshot *snapshot, struct error *err)
 {
 	struct box *box;
 	int r = box_hold(s, actor, id, &box, err);
@@ -310,8 +312,9 @@ int sandbox_restore(struct sandboxes *s, const struct sandbox_actor *actor, cons
 	return r;
 }
 
-int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const struct sandbox_spec *spec,
-		  const char *snapshot_name, struct sandbox_info *info, struct store_snapshot *snapshot, struct error *err)
+int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
+		  const struct sandbox_spec *spec, const char *snapshot_name, struct sandbox_info *info,
+		  struct store_snapshot *snapshot, struct error *err)
 {
 	struct sandbox_spec full = *spec;
 	char name[STORE_NAME_MAX];

@@ -15,7 +15,8 @@ static int in_range(const char *field, int64_t value, int64_t min, int64_t max, 
 {
 	if (value >= min && value <= max)
 		return 0;
-	return error_set(err, EINVAL, "%s: must be between %" PRId64 " and %" PRId64 ", is %" PRId64, field, min, max, value);
+	return error_set(err, EINVAL, "%s: must be between %" PRId64 " and %" PRId64 ", is %" PRId64, field, min, max,
+			 value);
 }
 
 /* An organisation's limit, where it has one, cut to the host's. */
@@ -28,10 +29,11 @@ static int check_sizes(const struct store_org *org, struct store_sandbox *row, s
 {
 	int r = in_range("resources.cpus", row->cpu_units, 1, at_most(org->cpu_units_max, CPU_UNITS_MAX), err);
 	if (r == 0)
-		r = in_range("resources.memory", row->memory_mib, MEMORY_MIB_MIN, at_most(org->memory_mib_max, MEMORY_MIB_MAX),
-			     err);
+		r = in_range("resources.memory", row->memory_mib, MEMORY_MIB_MIN,
+			     at_most(org->memory_mib_max, MEMORY_MIB_MAX), err);
 	if (r == 0)
-		r = in_range("resources.storage", row->storage_gb, 1, at_most(org->storage_gb_max, STORAGE_GB_MAX), err);
+		r = in_range("resources.storage", row->storage_gb, 1, at_most(org->storage_gb_max, STORAGE_GB_MAX),
+			     err);
 	if (r == 0)
 		r = in_range("timeout_seconds", row->timeout_s, 1, at_most(org->lifetime_s_max, LIFETIME_MAX_S), err);
 	if (r == 0)
@@ -54,10 +56,12 @@ static int check_env(const struct sandbox_spec *spec, struct error *err)
 	size_t bytes = 0;
 
 	if (spec->env_count > SANDBOX_ENV_MAX)
-		return error_set(err, EINVAL, "env_vars: at most %d variables, there are %zu", SANDBOX_ENV_MAX, spec->env_count);
+		return error_set(err, EINVAL, "env_vars: at most %d variables, there are %zu", SANDBOX_ENV_MAX,
+				 spec->env_count);
 	for (size_t i = 0; i < spec->env_count; i++) {
 		if (!is_env_name(spec->env[i].key))
-			return error_set(err, EINVAL, "env_vars: \"%.60s\" is no name of a variable ([A-Za-z_][A-Za-z0-9_]*)",
+			return error_set(err, EINVAL,
+					 "env_vars: \"%.60s\" is no name of a variable ([A-Za-z_][A-Za-z0-9_]*)",
 					 spec->env[i].key);
 		bytes += strlen(spec->env[i].key) + strlen(spec->env[i].value) + 2;
 	}
@@ -71,7 +75,8 @@ static int name_it(const struct sandbox_spec *spec, struct store_sandbox *row, s
 {
 	if (spec->name && *spec->name) {
 		if (!str_is_name(spec->name))
-			return error_set(err, EINVAL, "name: 1 to 63 characters of [A-Za-z0-9._-], the first a letter or digit");
+			return error_set(err, EINVAL,
+					 "name: 1 to 63 characters of [A-Za-z0-9._-], the first a letter or digit");
 		return str_copy(row->name, sizeof(row->name), spec->name);
 	}
 	char random[STORE_ID_MAX];
@@ -130,7 +135,9 @@ int spec_check(struct sandboxes *s, const struct sandbox_actor *actor, const str
 	}
 	snprintf(row->image, sizeof(row->image), "%s", image->name);
 	snprintf(row->image_digest, sizeof(row->image_digest), "%s", image->digest);
-	*shape = (struct shape){ .cpu_units = row->cpu_units, .memory_mib = row->memory_mib, .storage_gb = row->storage_gb };
+	*shape = (struct shape){ .cpu_units = row->cpu_units,
+				 .memory_mib = row->memory_mib,
+				 .storage_gb = row->storage_gb };
 	snprintf(shape->image, sizeof(shape->image), "%s", image->name);
 	snprintf(shape->digest, sizeof(shape->digest), "%s", image->digest);
 	return 0;
@@ -174,7 +181,8 @@ static bool split(json_t *list, const char **texts, size_t *count)
 	*count = 0;
 	if (list && !json_is_array(list))
 		return json_is_null(list);
-	json_array_foreach (list, i, item) {
+	json_array_foreach(list, i, item)
+	{
 		if (*count == RULES_MAX || !json_is_string(item))
 			return false;
 		texts[(*count)++] = json_string_value(item);
@@ -200,7 +208,8 @@ int rules_of_json(const char *json, struct net_rules **rules, struct error *err)
 	};
 	json_int_t bandwidth = json_integer_value(json_object_get(root, "bandwidth_mbps"));
 	json_t *given = json_object_get(root, "outbound");
-	bool good = (!given || network.deny || (outbound && strcmp(outbound, "allow") == 0)) && split(json_object_get(root, "allow"), allow, &network.allow_count) &&
+	bool good = (!given || network.deny || (outbound && strcmp(outbound, "allow") == 0)) &&
+		    split(json_object_get(root, "allow"), allow, &network.allow_count) &&
 		    split(json_object_get(root, "deny"), denied, &network.denied_count) && bandwidth >= 0 &&
 		    bandwidth <= UINT32_MAX;
 	network.bandwidth_mbps = (uint32_t)bandwidth;
@@ -251,9 +260,8 @@ char **env_of(const struct image *image, const char *env_json)
 		count += r == 0;
 	}
 	if (env)
-		json_object_foreach (own, key, value)
-			if (r == 0 && json_is_string(value))
-				r = env_set(env, &count, key, json_string_value(value));
+		json_object_foreach(own, key, value) if (r == 0 && json_is_string(value))
+			r = env_set(env, &count, key, json_string_value(value));
 	json_decref(own);
 	if (r < 0) {
 		env_free(env);

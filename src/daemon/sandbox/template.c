@@ -23,16 +23,16 @@
 #include "daemon/sandbox/internal.h"
 
 #define TEMPLATE_VERSION 1
-#define KEY_SIZE 33       /* 16 bytes in hex */
+#define KEY_SIZE 33 /* 16 bytes in hex */
 #define ENTRIES_MAX 256
 #define HASH_STEP 65536
 #define STATE_MAX (64 << 20)
 
 struct entry {
 	char key[KEY_SIZE];
-	bool busy;            /* somebody verifies or builds it */
-	bool good;            /* verified in this process; the folder is ours alone, so once is enough */
-	unsigned int users;   /* who uses it or waits for it */
+	bool busy;          /* somebody verifies or builds it */
+	bool good;          /* verified in this process; the folder is ours alone, so once is enough */
+	unsigned int users; /* who uses it or waits for it */
 	int64_t used_ms;
 	struct entry *next;
 };
@@ -84,8 +84,8 @@ static void make_key(struct sandboxes *s, const struct shape *shape, enum templa
 	const struct engine *e = &s->config.engine;
 
 	snprintf(text, sizeof(text), "%d|%d|%s|%s|%u|%u|%s|%d|%u|%u|%s", TEMPLATE_VERSION, kind, shape->digest,
-		 guest->digest, (shape->cpu_units + 3) / 4, shape->memory_mib, s->config.engine_version, e->acceleration,
-		 e->tcg_cache_mib, e->tsc_khz, AKIRA_VERSION);
+		 guest->digest, (shape->cpu_units + 3) / 4, shape->memory_mib, s->config.engine_version,
+		 e->acceleration, e->tcg_cache_mib, e->tsc_khz, AKIRA_VERSION);
 	crypto_generichash(hash, sizeof(hash), (const unsigned char *)text, strlen(text), NULL, 0);
 	str_hex(key, hash, sizeof(hash));
 }
@@ -259,14 +259,16 @@ static int build_files(struct sandboxes *s, const struct shape *shape, enum temp
 static int build_boot(struct sandboxes *s, const struct shape *shape, struct build *b, struct machine **m,
 		      struct error *err)
 {
-	int r = -ETIMEDOUT;
+	int r, attempt = 0;
 
-	for (int attempt = 0; attempt < BOOT_ATTEMPTS && r == -ETIMEDOUT; attempt++) {
+	do {
 		/* RAM as of a machine that was just switched on. */
-		if (ftruncate(b->ram, 0) < 0 || ftruncate(b->ram, (off_t)shape->memory_mib << 20) < 0)
-			return error_errno(err, errno, "size a template's RAM");
+		if (ftruncate(b->ram, 0) < 0 || ftruncate(b->ram, (off_t)shape->memory_mib << 20) < 0) {
+			error_errno(err, errno, "size a template's RAM");
+			return -EIO;
+		}
 		r = machine_boot(s, shape, b->ram, b->scratch, b->scratch_bytes, m, err);
-	}
+	} while (r == -ETIMEDOUT && ++attempt < BOOT_ATTEMPTS);
 	return r;
 }
 
@@ -327,9 +329,9 @@ static int build_seal(struct sandboxes *s, const struct shape *shape, const char
 
 	if (r < 0)
 		return error_errno(err, -r, "read a new template");
-	json_t *manifest = json_pack("{s:i, s:s, s:s, s:s, s:i, s:i}", "version", TEMPLATE_VERSION, "checksum", hex, "image",
-				     shape->image, "kind", kind == TEMPLATE_FRESH ? "fresh" : "bare", "memory_mib",
-				     (int)shape->memory_mib, "vcpus", (int)(shape->cpu_units + 3) / 4);
+	json_t *manifest = json_pack("{s:i, s:s, s:s, s:s, s:i, s:i}", "version", TEMPLATE_VERSION, "checksum", hex,
+				     "image", shape->image, "kind", kind == TEMPLATE_FRESH ? "fresh" : "bare",
+				     "memory_mib", (int)shape->memory_mib, "vcpus", (int)(shape->cpu_units + 3) / 4);
 	_cleanup_free_ char *text = json_dumps(manifest, JSON_INDENT(1));
 	json_decref(manifest);
 	if (!text)
@@ -371,8 +373,8 @@ static int build(struct sandboxes *s, const struct shape *shape, const char *key
 		disk_remove(&s->disk, FOLDER_TEMPLATES, b.name);
 	if (r == 0) {
 		atomic_fetch_add(&s->template_builds, 1);
-		log_info("template_built", "image", shape->image, "kind", kind == TEMPLATE_FRESH ? "fresh" : "bare", "memory_mib",
-			 LOG_INT(shape->memory_mib), "ms", LOG_INT(time_mono_ms() - begin), "key", key);
+		log_info("template_built", "image", shape->image, "kind", kind == TEMPLATE_FRESH ? "fresh" : "bare",
+			 "memory_mib", LOG_INT(shape->memory_mib), "ms", LOG_INT(time_mono_ms() - begin), "key", key);
 	} else {
 		log_error("template_failed", "image", shape->image, "error", err ? err->text : "");
 	}
@@ -521,7 +523,8 @@ void templates_trim(struct sandboxes *s)
 		uint64_t sum = 0;
 		size_t count = 0;
 		struct dirent *e;
-		DIR *stream = fdopendir(openat(s->disk.folders[FOLDER_TEMPLATES], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+		DIR *stream = fdopendir(
+			openat(s->disk.folders[FOLDER_TEMPLATES], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 
 		while (stream && (e = readdir(stream))) {
 			int64_t used_s = 0;

@@ -14,15 +14,17 @@
 #define F(type, member, flags) FIELD(type, struct store_audit, member, flags)
 enum { HASHED = FIELD_SET };
 static const struct field audit_fields[] = {
-	F(INT, seq, HASHED), F(INT, when_ms, HASHED), F(TEXT, request, HASHED), F(TEXT, org, HASHED), F(TEXT, key, HASHED),
-	F(TEXT, address, HASHED), F(TEXT, action, HASHED), F(TEXT, target, HASHED), F(TEXT, outcome, HASHED),
-	F(INT, status, HASHED), F(INT, duration_us, HASHED), F(TEXT, detail, HASHED), F(TEXT, hash, 0),
+	F(INT, seq, HASHED),      F(INT, when_ms, HASHED),  F(TEXT, request, HASHED),    F(TEXT, org, HASHED),
+	F(TEXT, key, HASHED),     F(TEXT, address, HASHED), F(TEXT, action, HASHED),     F(TEXT, target, HASHED),
+	F(TEXT, outcome, HASHED), F(INT, status, HASHED),   F(INT, duration_us, HASHED), F(TEXT, detail, HASHED),
+	F(TEXT, hash, 0),
 };
 const struct table audit_table = TABLE("audit", struct store_audit, audit_fields);
 
 #define H(type, member, flags) FIELD(type, struct audit_head, member, flags)
 static const struct field head_fields[] = {
-	H(INT, seq, HASHED), H(TEXT, hash, HASHED), H(INT, base_seq, HASHED), H(TEXT, base_hash, HASHED), H(BLOB, mac, 0),
+	H(INT, seq, HASHED),        H(TEXT, hash, HASHED), H(INT, base_seq, HASHED),
+	H(TEXT, base_hash, HASHED), H(BLOB, mac, 0),
 };
 static const struct table head_table = TABLE("audit_head", struct audit_head, head_fields);
 

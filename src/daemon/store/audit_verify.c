@@ -12,7 +12,7 @@ static const char walk_sql[] =
 struct walk {
 	struct store *store;
 	struct conn *conn;
-	int64_t seq;         /* of the last good row */
+	int64_t seq; /* of the last good row */
 	char hash[65];
 	int64_t wrong;
 	struct error *err;
@@ -69,7 +69,7 @@ static int walk_to(struct walk *walk, int64_t last)
 	while (r == 0 && (r = query_step(&query)) > 0) {
 		/* A value that no row of ours can hold (a text too long) is an alteration too. */
 		r = row_read(&query, walk->store, &audit_table, &row) < 0 ? wrong(walk, walk->seq + 1, "altered")
-									    : check_row(walk, &query, &row);
+									  : check_row(walk, &query, &row);
 		if (r < 0 || walk->seq == last)
 			break;
 	}

@@ -17,30 +17,22 @@ static int code_of(sqlite3 *db, int extended)
 	switch (extended) {
 	case SQLITE_CONSTRAINT_PRIMARYKEY:
 	case SQLITE_CONSTRAINT_UNIQUE:
-	case SQLITE_CONSTRAINT_ROWID:
-		return EEXIST;
-	case SQLITE_CONSTRAINT_FOREIGNKEY:
-		return ENOENT;
+	case SQLITE_CONSTRAINT_ROWID: return EEXIST;
+	case SQLITE_CONSTRAINT_FOREIGNKEY: return ENOENT;
 	}
 	switch (extended & 0xff) {
 	case SQLITE_CONSTRAINT:
 	case SQLITE_RANGE:
-	case SQLITE_MISMATCH:
-		return EINVAL;
+	case SQLITE_MISMATCH: return EINVAL;
 	case SQLITE_BUSY:
-	case SQLITE_LOCKED:
-		return EBUSY;
-	case SQLITE_FULL:
-		return ENOSPC;
-	case SQLITE_NOMEM:
-		return ENOMEM;
-	case SQLITE_TOOBIG:
-		return EFBIG;
+	case SQLITE_LOCKED: return EBUSY;
+	case SQLITE_FULL: return ENOSPC;
+	case SQLITE_NOMEM: return ENOMEM;
+	case SQLITE_TOOBIG: return EFBIG;
 	case SQLITE_IOERR:
 	case SQLITE_CANTOPEN:
 		return db && (sqlite3_system_errno(db) == ENOSPC || sqlite3_system_errno(db) == EDQUOT) ? ENOSPC : EIO;
-	default:
-		return EIO;
+	default: return EIO;
 	}
 }
 
@@ -53,7 +45,8 @@ int conn_error(struct conn *conn, int code, struct error *err)
 	int number = code_of(conn->db, extended);
 	const char *text = conn->db ? sqlite3_errmsg(conn->db) : sqlite3_errstr(code);
 	if ((code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB)
-		return error_set(err, number, "the database is damaged (%s): stop akirad and put a backup in its place", text);
+		return error_set(err, number, "the database is damaged (%s): stop akirad and put a backup in its place",
+				 text);
 	return error_set(err, number, "database: %s (%d)", text, extended);
 }
 

@@ -6,9 +6,10 @@
 
 #define F(type, member, flags) FIELD(type, struct store_exec, member, flags)
 static const struct field exec_fields[] = {
-	F(TEXT, id, FIELD_KEY), F(TEXT, request, 0), F(TEXT, org, 0), F(TEXT, sandbox, 0), F(STRING, command, 0),
-	F(STRING, cwd, 0), F(STRING, out, 0), F(STRING, err_out, 0), F(BOOL, out_truncated, 0), F(BOOL, err_truncated, 0),
-	F(INT, exit_code, 0), F(TEXT, status, 0), F(BOOL, stream, 0), F(INT, started_ms, 0), F(INT, duration_ms, 0),
+	F(TEXT, id, FIELD_KEY),    F(TEXT, request, 0),       F(TEXT, org, 0),        F(TEXT, sandbox, 0),
+	F(STRING, command, 0),     F(STRING, cwd, 0),         F(STRING, out, 0),      F(STRING, err_out, 0),
+	F(BOOL, out_truncated, 0), F(BOOL, err_truncated, 0), F(INT, exit_code, 0),   F(TEXT, status, 0),
+	F(BOOL, stream, 0),        F(INT, started_ms, 0),     F(INT, duration_ms, 0),
 };
 static const struct table exec_table = TABLE("exec", struct store_exec, exec_fields);
 
@@ -23,13 +24,14 @@ void store_execs_free(struct store_exec *rows, size_t count)
 
 int store_exec_add(struct store *store, const struct store_exec *row, struct error *err)
 {
-	if ((row->out && strlen(row->out) > STORE_OUTPUT_MAX) || (row->err_out && strlen(row->err_out) > STORE_OUTPUT_MAX))
+	if ((row->out && strlen(row->out) > STORE_OUTPUT_MAX) ||
+	    (row->err_out && strlen(row->err_out) > STORE_OUTPUT_MAX))
 		return error_set(err, EINVAL, "an execution's output is over %d bytes", STORE_OUTPUT_MAX);
 	return table_insert(store, &exec_table, row, "", NULL, err);
 }
 
-int store_exec_list(struct store *store, const struct store_exec_filter *filter, struct store_exec **rows, size_t *count,
-		    uint64_t *total, struct error *err)
+int store_exec_list(struct store *store, const struct store_exec_filter *filter, struct store_exec **rows,
+		    size_t *count, uint64_t *total, struct error *err)
 {
 	struct list list = { .table = &exec_table };
 	struct list_range range = { .order = "started_ms DESC, rowid DESC", .limit = filter->limit };
@@ -53,10 +55,11 @@ int store_sample_add(struct store *store, const char *sandbox, const struct stor
 {
 	struct query query;
 
-	query_write(&query, store,
-		    "INSERT INTO sample (sandbox, when_ms, cpu_percent, memory_bytes) VALUES (?, ?, ?, ?)"
-		    " ON CONFLICT DO UPDATE SET cpu_percent = excluded.cpu_percent, memory_bytes = excluded.memory_bytes",
-		    err);
+	query_write(
+		&query, store,
+		"INSERT INTO sample (sandbox, when_ms, cpu_percent, memory_bytes) VALUES (?, ?, ?, ?)"
+		" ON CONFLICT DO UPDATE SET cpu_percent = excluded.cpu_percent, memory_bytes = excluded.memory_bytes",
+		err);
 	query_text(&query, sandbox);
 	query_int(&query, sample->when_ms);
 	query_real(&query, sample->cpu_percent);

@@ -47,16 +47,13 @@ static void digest_field(crypto_generichash_state *state, const struct field *fi
 	unsigned char number[8];
 
 	switch (field->type) {
-	case FIELD_TEXT:
-		digest_part(state, member, strnlen(member, field->size));
-		return;
+	case FIELD_TEXT: digest_part(state, member, strnlen(member, field->size)); return;
 	case FIELD_INT:
 		for (size_t i = 0; i < sizeof(number); i++)
 			number[i] = (unsigned char)((uint64_t)int_of(field, row) >> (8 * i));
 		digest_part(state, number, sizeof(number));
 		return;
-	default:
-		digest_part(state, member, field->size);
+	default: digest_part(state, member, field->size);
 	}
 }
 
@@ -123,24 +120,12 @@ void field_bind(struct query *query, struct store *store, const struct table *ta
 			query->r = error_set(query->err, EINVAL, "%s is not terminated", field->column);
 		query_text(query, member);
 		break;
-	case FIELD_STRING:
-		query_text(query, string_of(field, row));
-		break;
-	case FIELD_JSON:
-		bind_json(query, field->column, string_of(field, row));
-		break;
-	case FIELD_SECRET:
-		bind_secret(query, store, table, row, string_of(field, row));
-		break;
-	case FIELD_BLOB:
-		query_blob(query, member, field->size);
-		break;
-	case FIELD_INT:
-		query_int(query, int_of(field, row));
-		break;
-	case FIELD_BOOL:
-		query_int(query, *member != 0);
-		break;
+	case FIELD_STRING: query_text(query, string_of(field, row)); break;
+	case FIELD_JSON: bind_json(query, field->column, string_of(field, row)); break;
+	case FIELD_SECRET: bind_secret(query, store, table, row, string_of(field, row)); break;
+	case FIELD_BLOB: query_blob(query, member, field->size); break;
+	case FIELD_INT: query_int(query, int_of(field, row)); break;
+	case FIELD_BOOL: query_int(query, *member != 0); break;
 	case FIELD_REAL:
 		memcpy(&real, member, sizeof(real));
 		query_real(query, real);
@@ -206,21 +191,13 @@ static int read_field(struct query *query, struct store *store, const struct tab
 	int column = (int)i;
 
 	switch (field->type) {
-	case FIELD_TEXT:
-		return read_text(query->stmt, column, field, member);
+	case FIELD_TEXT: return read_text(query->stmt, column, field, member);
 	case FIELD_STRING:
-	case FIELD_JSON:
-		return read_string(query->stmt, column, member);
-	case FIELD_SECRET:
-		row_key(store, table, row, key);
-		return read_secret(query->stmt, column, key, member);
-	case FIELD_BLOB:
-		return read_blob(query->stmt, column, field, member);
-	case FIELD_INT:
-		return read_int(query->stmt, column, field, member);
-	case FIELD_BOOL:
-		*(bool *)member = sqlite3_column_int(query->stmt, column) != 0;
-		return 0;
+	case FIELD_JSON: return read_string(query->stmt, column, member);
+	case FIELD_SECRET: row_key(store, table, row, key); return read_secret(query->stmt, column, key, member);
+	case FIELD_BLOB: return read_blob(query->stmt, column, field, member);
+	case FIELD_INT: return read_int(query->stmt, column, field, member);
+	case FIELD_BOOL: *(bool *)member = sqlite3_column_int(query->stmt, column) != 0; return 0;
 	case FIELD_REAL:
 		real = sqlite3_column_double(query->stmt, column);
 		memcpy(member, &real, sizeof(real));
@@ -237,9 +214,10 @@ int row_read(struct query *query, struct store *store, const struct table *table
 		if (r == -ENOMEM)
 			query->r = error_set(query->err, ENOMEM, "no memory for a row of %s", table->name);
 		else if (r < 0)
-			query->r = error_set(query->err, EIO, "the database holds a wrong value in %s.%s: %s", table->name,
-					     table->fields[i].column,
-					     r == -EBADMSG ? "it was altered or akira.secret is another" : "out of range");
+			query->r = error_set(query->err, EIO, "the database holds a wrong value in %s.%s: %s",
+					     table->name, table->fields[i].column,
+					     r == -EBADMSG ? "it was altered or akira.secret is another"
+							   : "out of range");
 	}
 	if (query->r < 0)
 		row_free(table, row);

@@ -104,16 +104,20 @@ struct table {
 	const struct field *fields;
 	size_t count, row_size;
 };
-#define FIELD(type_, structure, member, flags_) \
-	{ #member, FIELD_##type_, (flags_), offsetof(structure, member), sizeof(((structure *)0)->member) }
-#define TABLE(name_, structure, fields_) \
-	{ name_, fields_, sizeof(fields_) / sizeof((fields_)[0]), sizeof(structure) }
+#define FIELD(type_, structure, member, flags_)                                                                 \
+	{                                                                                                       \
+#member, FIELD_##type_, (flags_), offsetof(structure, member), sizeof(((structure *)0)->member) \
+	}
+#define TABLE(name_, structure, fields_)                                                  \
+	{                                                                                 \
+		name_, fields_, sizeof(fields_) / sizeof((fields_)[0]), sizeof(structure) \
+	}
 
 void field_bind(struct query *query, struct store *store, const struct table *table, const struct field *field,
 		const void *row);
 /* Columns in the order of the table, from 0. Zeroes the row first; on failure nothing is left to free. */
 int row_read(struct query *query, struct store *store, const struct table *table, void *row);
-void row_free(const struct table *table, void *row); /* the strings it points to */
+void row_free(const struct table *table, void *row);                 /* the strings it points to */
 void rows_free(const struct table *table, void *rows, size_t count); /* and the array */
 /* Canonical encoding: size (8 bytes, little-endian) and bytes. Fields with any of the flags, or all when flags = 0. */
 void row_digest(crypto_generichash_state *state, const struct table *table, unsigned int flags, const void *row);
@@ -132,7 +136,12 @@ int table_purge(struct store *store, const char *sql, int64_t before_ms, struct 
 struct list {
 	const struct table *table;
 	char where[2048];
-	struct list_arg { const char *text; const void *blob; size_t size; int64_t number; } args[LIST_ARGS];
+	struct list_arg {
+		const char *text;
+		const void *blob;
+		size_t size;
+		int64_t number;
+	} args[LIST_ARGS];
 	size_t count;
 	bool overflow;
 };
@@ -140,10 +149,14 @@ struct list {
 void list_text(struct list *list, const char *condition, const char *value);
 void list_number(struct list *list, const char *condition, int64_t value);
 void list_blob(struct list *list, const char *condition, const void *data, size_t size);
-struct list_range { const char *order; uint64_t offset; uint32_t limit; };
+struct list_range {
+	const char *order;
+	uint64_t offset;
+	uint32_t limit;
+};
 /* *rows: malloc'ed array (NULL when there are none). total (may be NULL): rows without the limit, same snapshot. */
-int list_fetch(struct store *store, const struct list *list, const struct list_range *range, void **rows,
-	       size_t *count, uint64_t *total, struct error *err);
+int list_fetch(struct store *store, const struct list *list, const struct list_range *range, void **rows, size_t *count,
+	       uint64_t *total, struct error *err);
 /* The one row that the conditions name; -ENOENT. */
 int list_one(struct store *store, const struct list *list, void *row, struct error *err);
 /* A page of an organisation's (NULL: all) rows. */

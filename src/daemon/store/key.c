@@ -4,9 +4,17 @@
 
 #define F(type, member, flags) FIELD(type, struct store_key, member, flags)
 static const struct field fields[] = {
-	F(TEXT, id, FIELD_KEY), F(TEXT, org, FIELD_KEY), F(TEXT, name, FIELD_SET), F(TEXT, prefix, 0), F(BLOB, hash, 0),
-	F(INT, scopes, 0), F(INT, created_ms, 0), F(INT, last_used_ms, 0), F(INT, expires_ms, FIELD_SET),
-	F(INT, revoked_ms, FIELD_SET), F(TEXT, rotated_to, FIELD_SET),
+	F(TEXT, id, FIELD_KEY),
+	F(TEXT, org, FIELD_KEY),
+	F(TEXT, name, FIELD_SET),
+	F(TEXT, prefix, 0),
+	F(BLOB, hash, 0),
+	F(INT, scopes, 0),
+	F(INT, created_ms, 0),
+	F(INT, last_used_ms, 0),
+	F(INT, expires_ms, FIELD_SET),
+	F(INT, revoked_ms, FIELD_SET),
+	F(TEXT, rotated_to, FIELD_SET),
 };
 static const struct table table = TABLE("key", struct store_key, fields);
 

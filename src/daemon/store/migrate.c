@@ -30,9 +30,10 @@ static int look(struct conn *conn, const char *path, int64_t *version, struct er
 	if (r < 0)
 		return r;
 	if (*version > NEWEST)
-		return error_set(err, EPROTONOSUPPORT,
-				 "%s has schema version %lld, this akirad knows up to %lld: install the newer akirad again",
-				 path, (long long)*version, (long long)NEWEST);
+		return error_set(
+			err, EPROTONOSUPPORT,
+			"%s has schema version %lld, this akirad knows up to %lld: install the newer akirad again",
+			path, (long long)*version, (long long)NEWEST);
 	if (*version < 0 || (*version == 0 ? objects > 0 : application != APPLICATION_ID))
 		return error_set(err, EPROTONOSUPPORT, "%s is not a database of akirad", path);
 	return 0;
@@ -50,7 +51,8 @@ static int apply(struct store *store, int64_t version, struct error *err)
 	if (r == 0)
 		r = pragma(conn, "SELECT count(*) FROM pragma_foreign_key_check", &violations, err);
 	if (r == 0 && violations > 0)
-		r = error_set(err, EIO, "the migration would leave %lld rows without their owner", (long long)violations);
+		r = error_set(err, EIO, "the migration would leave %lld rows without their owner",
+			      (long long)violations);
 	snprintf(sql, sizeof(sql), "PRAGMA application_id = %d; PRAGMA user_version = %lld", APPLICATION_ID,
 		 (long long)NEWEST);
 	if (r == 0)

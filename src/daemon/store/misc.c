@@ -9,21 +9,22 @@
 
 #define I(type, member, flags) FIELD(type, struct store_idem, member, flags)
 static const struct field idem_fields[] = {
-	I(TEXT, org, FIELD_KEY), I(TEXT, key, FIELD_KEY), I(BLOB, body_hash, 0), I(INT, status, FIELD_SET),
+	I(TEXT, org, FIELD_KEY),      I(TEXT, key, FIELD_KEY),    I(BLOB, body_hash, 0), I(INT, status, FIELD_SET),
 	I(SECRET, answer, FIELD_SET), I(TEXT, target, FIELD_SET), I(INT, created_ms, 0),
 };
 static const struct table idem_table = TABLE("idempotency", struct store_idem, idem_fields);
 
 #define U(type, member, flags) FIELD(type, struct store_usage, member, flags)
 static const struct field usage_fields[] = {
-	U(TEXT, org, FIELD_KEY), U(TEXT, day, FIELD_KEY), U(REAL, sandbox_s, FIELD_ADD), U(REAL, vcpu_s, FIELD_ADD),
-	U(REAL, cpu_s, FIELD_ADD), U(INT, bytes_in, FIELD_ADD), U(INT, bytes_out, FIELD_ADD), U(INT, execs, FIELD_ADD),
-	U(INT, creates, FIELD_ADD),
+	U(TEXT, org, FIELD_KEY),      U(TEXT, day, FIELD_KEY),   U(REAL, sandbox_s, FIELD_ADD),
+	U(REAL, vcpu_s, FIELD_ADD),   U(REAL, cpu_s, FIELD_ADD), U(INT, bytes_in, FIELD_ADD),
+	U(INT, bytes_out, FIELD_ADD), U(INT, execs, FIELD_ADD),  U(INT, creates, FIELD_ADD),
 };
 static const struct table usage_table = TABLE("usage", struct store_usage, usage_fields);
 
 #define B(type, member, flags) FIELD(type, struct store_bucket, member, flags)
-static const struct field bucket_fields[] = { B(TEXT, key, FIELD_KEY), B(REAL, tokens, FIELD_SET), B(INT, when_ms, FIELD_SET) };
+static const struct field bucket_fields[] = { B(TEXT, key, FIELD_KEY), B(REAL, tokens, FIELD_SET),
+					      B(INT, when_ms, FIELD_SET) };
 static const struct table bucket_table = TABLE("bucket", struct store_bucket, bucket_fields);
 
 static int idem_find(struct store *store, const char *org, const char *key, struct store_idem *found, struct error *err)

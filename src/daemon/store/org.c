@@ -2,11 +2,22 @@
 
 #define F(type, member, flags) FIELD(type, struct store_org, member, flags)
 static const struct field fields[] = {
-	F(TEXT, id, FIELD_KEY), F(TEXT, name, FIELD_SET), F(TEXT, tier, FIELD_SET), F(BOOL, suspended, FIELD_SET),
-	F(BOOL, log_output, FIELD_SET), F(BOOL, log_commands, FIELD_SET), F(INT, requests_per_minute, FIELD_SET),
-	F(INT, sandboxes_max, FIELD_SET), F(INT, cpu_units_max, FIELD_SET), F(INT, memory_mib_max, FIELD_SET),
-	F(INT, storage_gb_max, FIELD_SET), F(INT, snapshots_max, FIELD_SET), F(INT, lifetime_s_max, FIELD_SET),
-	F(INT, execs_max, FIELD_SET), F(INT, upload_bytes_max, FIELD_SET), F(INT, created_ms, 0),
+	F(TEXT, id, FIELD_KEY),
+	F(TEXT, name, FIELD_SET),
+	F(TEXT, tier, FIELD_SET),
+	F(BOOL, suspended, FIELD_SET),
+	F(BOOL, log_output, FIELD_SET),
+	F(BOOL, log_commands, FIELD_SET),
+	F(INT, requests_per_minute, FIELD_SET),
+	F(INT, sandboxes_max, FIELD_SET),
+	F(INT, cpu_units_max, FIELD_SET),
+	F(INT, memory_mib_max, FIELD_SET),
+	F(INT, storage_gb_max, FIELD_SET),
+	F(INT, snapshots_max, FIELD_SET),
+	F(INT, lifetime_s_max, FIELD_SET),
+	F(INT, execs_max, FIELD_SET),
+	F(INT, upload_bytes_max, FIELD_SET),
+	F(INT, created_ms, 0),
 };
 static const struct table table = TABLE("org", struct store_org, fields);
 

@@ -4,12 +4,29 @@
 
 #define F(type, member, flags) FIELD(type, struct store_sandbox, member, flags)
 static const struct field fields[] = {
-	F(TEXT, id, FIELD_KEY), F(TEXT, org, 0), F(TEXT, key, 0), F(TEXT, name, 0), F(TEXT, image, 0),
-	F(TEXT, image_digest, FIELD_SET), F(INT, status, FIELD_SET), F(INT, cpu_units, 0), F(INT, memory_mib, 0),
-	F(INT, storage_gb, 0), F(INT, created_ms, 0), F(INT, started_ms, FIELD_SET), F(INT, expires_ms, FIELD_SET),
-	F(INT, terminated_ms, FIELD_SET), F(INT, timeout_s, FIELD_SET), F(INT, idle_timeout_s, 0), F(BOOL, idle_pause, 0),
-	F(TEXT, snapshot, 0), F(TEXT, reason, FIELD_SET), F(TEXT, message, FIELD_SET), F(JSON, network, FIELD_SET),
-	F(JSON, metadata, FIELD_SET), F(SECRET, env, 0),
+	F(TEXT, id, FIELD_KEY),
+	F(TEXT, org, 0),
+	F(TEXT, key, 0),
+	F(TEXT, name, 0),
+	F(TEXT, image, 0),
+	F(TEXT, image_digest, FIELD_SET),
+	F(INT, status, FIELD_SET),
+	F(INT, cpu_units, 0),
+	F(INT, memory_mib, 0),
+	F(INT, storage_gb, 0),
+	F(INT, created_ms, 0),
+	F(INT, started_ms, FIELD_SET),
+	F(INT, expires_ms, FIELD_SET),
+	F(INT, terminated_ms, FIELD_SET),
+	F(INT, timeout_s, FIELD_SET),
+	F(INT, idle_timeout_s, 0),
+	F(BOOL, idle_pause, 0),
+	F(TEXT, snapshot, 0),
+	F(TEXT, reason, FIELD_SET),
+	F(TEXT, message, FIELD_SET),
+	F(JSON, network, FIELD_SET),
+	F(JSON, metadata, FIELD_SET),
+	F(SECRET, env, 0),
 };
 static const struct table table = TABLE("sandbox", struct store_sandbox, fields);
 
@@ -32,7 +49,8 @@ int store_sandbox_add(struct store *store, const struct store_sandbox *row, stru
 	return table_insert(store, &table, row, "", NULL, err);
 }
 
-int store_sandbox_get(struct store *store, const char *org, const char *id, struct store_sandbox *row, struct error *err)
+int store_sandbox_get(struct store *store, const char *org, const char *id, struct store_sandbox *row,
+		      struct error *err)
 {
 	struct list list = { .table = &table };
 
@@ -60,9 +78,11 @@ int store_sandbox_list(struct store *store, const struct store_sandbox_filter *f
 		list_number(&list, LIVE " AND status >= ?", 0);
 	for (size_t i = 0; i < filter->metadata_count; i++) {
 		if (i >= 8 || !filter->metadata_key[i] || !filter->metadata_value[i])
-			return error_set(err, EINVAL, "a metadata filter has no key or no value, or there are more than 8");
+			return error_set(err, EINVAL,
+					 "a metadata filter has no key or no value, or there are more than 8");
 		/* Two parameters: the condition is and-ed in halves, the second closing the bracket. */
-		list_text(&list, "EXISTS (SELECT 1 FROM json_each(sandbox.metadata) WHERE type = 'text' AND json_each.key = ?",
+		list_text(&list,
+			  "EXISTS (SELECT 1 FROM json_each(sandbox.metadata) WHERE type = 'text' AND json_each.key = ?",
 			  filter->metadata_key[i]);
 		list_text(&list, "json_each.value = ?)", filter->metadata_value[i]);
 	}

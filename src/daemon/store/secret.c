@@ -41,7 +41,8 @@ int secret_load(int folder, const char *dir, bool database_exists, unsigned char
 	if (r != -ENOENT)
 		return r;
 	if (database_exists)
-		return error_set(err, ENOENT, "%s/%s is missing: without it no key of this database can be checked; put it back",
+		return error_set(err, ENOENT,
+				 "%s/%s is missing: without it no key of this database can be checked; put it back",
 				 dir, SECRET_NAME);
 	return secret_make(folder, secret, err);
 }
@@ -63,8 +64,8 @@ int secret_check(struct store *store, struct error *err)
 	if (r < 0)
 		return r;
 	query_on(&query, &store->writer, "SELECT value FROM meta WHERE name = 'check_secret'", err);
-	if (query_step(&query) > 0 &&
-	    (sqlite3_column_bytes(query.stmt, 0) != 32 || sodium_memcmp(sqlite3_column_blob(query.stmt, 0), mark, 32) != 0))
+	if (query_step(&query) > 0 && (sqlite3_column_bytes(query.stmt, 0) != 32 ||
+				       sodium_memcmp(sqlite3_column_blob(query.stmt, 0), mark, 32) != 0))
 		query.r = error_set(err, EIO, "%s is not the one of this database", SECRET_NAME);
 	return query_close(&query);
 }

@@ -5,10 +5,12 @@
 
 #define F(type, member, flags) FIELD(type, struct store_snapshot, member, flags)
 static const struct field fields[] = {
-	F(TEXT, id, FIELD_KEY), F(TEXT, org, 0), F(TEXT, name, 0), F(INT, status, FIELD_SET), F(BOOL, quick, 0),
-	F(TEXT, source, 0), F(TEXT, source_name, 0), F(TEXT, image, 0), F(TEXT, image_digest, 0), F(INT, cpu_units, 0),
-	F(INT, memory_mib, 0), F(INT, storage_gb, 0), F(INT, size, FIELD_SET), F(INT, created_ms, 0),
-	F(TEXT, message, FIELD_SET), F(JSON, network, 0), F(JSON, metadata, 0), F(SECRET, env, 0),
+	F(TEXT, id, FIELD_KEY),    F(TEXT, org, 0),       F(TEXT, name, 0),
+	F(INT, status, FIELD_SET), F(BOOL, quick, 0),     F(TEXT, source, 0),
+	F(TEXT, source_name, 0),   F(TEXT, image, 0),     F(TEXT, image_digest, 0),
+	F(INT, cpu_units, 0),      F(INT, memory_mib, 0), F(INT, storage_gb, 0),
+	F(INT, size, FIELD_SET),   F(INT, created_ms, 0), F(TEXT, message, FIELD_SET),
+	F(JSON, network, 0),       F(JSON, metadata, 0),  F(SECRET, env, 0),
 };
 static const struct table table = TABLE("snapshot", struct store_snapshot, fields);
 
@@ -27,7 +29,8 @@ int store_snapshot_add(struct store *store, const struct store_snapshot *row, st
 	return table_insert(store, &table, row, "", NULL, err);
 }
 
-int store_snapshot_get(struct store *store, const char *org, const char *id, struct store_snapshot *row, struct error *err)
+int store_snapshot_get(struct store *store, const char *org, const char *id, struct store_snapshot *row,
+		       struct error *err)
 {
 	struct list list = { .table = &table };
 
@@ -69,10 +72,11 @@ int store_snapshot_users(struct store *store, const char *id, char (*ids)[STORE_
 	struct query query;
 	size_t used = 0;
 
-	query_read(&query, store,
-		   "SELECT id FROM sandbox WHERE snapshot = ? AND snapshot <> '' AND status < 4 ORDER BY created_ms, rowid"
-		   " LIMIT ?",
-		   err);
+	query_read(
+		&query, store,
+		"SELECT id FROM sandbox WHERE snapshot = ? AND snapshot <> '' AND status < 4 ORDER BY created_ms, rowid"
+		" LIMIT ?",
+		err);
 	query_text(&query, id);
 	query_int(&query, max > INT64_MAX ? INT64_MAX : (int64_t)max);
 	while (query_step(&query) > 0) {

@@ -38,7 +38,8 @@ static int check_pages(struct store *store, struct error *err)
 	if (query_step(&query) > 0) {
 		const char *text = (const char *)sqlite3_column_text(query.stmt, 0);
 		if (text && strcmp(text, "ok") != 0)
-			query.r = error_set(err, EIO, "%s is damaged (%s): put a backup in its place", store->path, text);
+			query.r = error_set(err, EIO, "%s is damaged (%s): put a backup in its place", store->path,
+					    text);
 	}
 	return query_close(&query);
 }

@@ -202,8 +202,8 @@ static int list_rows(struct query *query, struct store *store, const struct tabl
 	return 0;
 }
 
-int list_fetch(struct store *store, const struct list *list, const struct list_range *range, void **rows,
-	       size_t *count, uint64_t *total, struct error *err)
+int list_fetch(struct store *store, const struct list *list, const struct list_range *range, void **rows, size_t *count,
+	       uint64_t *total, struct error *err)
 {
 	struct conn *conn = conn_mine(&store->writer) ? &store->writer : &store->reader;
 	char order[256];

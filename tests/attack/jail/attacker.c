@@ -61,8 +61,8 @@ static int try_open(char **a)
 /* How many names there are below /, so that the test sees every one that should not be. */
 static int list_root(char **a)
 {
-	static const char *const names[] = { "proc", "sys", "etc", "root", "home", "tmp", "var", "run", "boot", "mnt", "opt",
-					     "srv", "sbin", "media" };
+	static const char *const names[] = { "proc", "sys",  "etc", "root", "home", "tmp",  "var",
+					     "run",  "boot", "mnt", "opt",  "srv",  "sbin", "media" };
 	int found = 0;
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		struct stat st;
@@ -223,7 +223,8 @@ static int show_dumpable(char **a)
 static int crash(char **a)
 {
 	raise(SIGSEGV);
-	__asm__ volatile("movl $1, 8" ::: "memory"); /* PID 1 of a namespace does not die of a raised signal, but of this */
+	__asm__ volatile("movl $1, 8" ::
+				 : "memory"); /* PID 1 of a namespace does not die of a raised signal, but of this */
 	return 0;
 }
 
@@ -330,14 +331,37 @@ static const struct {
 	int (*attack)(char **arguments);
 	int arguments;
 } attacks[] = {
-	{ "open", try_open, 2 }, { "root", list_root, 1 }, { "write", try_write, 1 }, { "make", try_make, 1 },
-	{ "call", try_call, 1 }, { "int80", try_int80, 1 }, { "execmem", try_exec_memory, 1 }, { "memfd", try_memfd, 0 },
-	{ "execve", try_execve, 1 }, { "mount", try_mount, 0 }, { "remount", try_remount, 1 }, { "chroot", try_pivot, 0 },
-	{ "setuid", try_setuid, 0 }, { "ptrace", try_ptrace, 1 }, { "readmem", try_read_memory, 1 }, { "kill", try_kill, 1 },
-	{ "processes", find_processes, 0 }, { "socket", try_socket, 3 }, { "connect", try_connect, 1 },
-	{ "abstract", try_abstract, 1 }, { "fds", list_fds, 0 }, { "dumpable", show_dumpable, 0 }, { "crash", crash, 0 },
-	{ "grow", grow_file, 2 }, { "usefds", use_fds, 0 }, { "threads", use_threads, 0 }, { "memory", use_memory, 1 },
-	{ "cpu", use_cpu, 1 }, { "chatter", chatter, 1 }, { "stay", stay, 0 }, { "zero", zero_range, 2 },
+	{ "open", try_open, 2 },
+	{ "root", list_root, 1 },
+	{ "write", try_write, 1 },
+	{ "make", try_make, 1 },
+	{ "call", try_call, 1 },
+	{ "int80", try_int80, 1 },
+	{ "execmem", try_exec_memory, 1 },
+	{ "memfd", try_memfd, 0 },
+	{ "execve", try_execve, 1 },
+	{ "mount", try_mount, 0 },
+	{ "remount", try_remount, 1 },
+	{ "chroot", try_pivot, 0 },
+	{ "setuid", try_setuid, 0 },
+	{ "ptrace", try_ptrace, 1 },
+	{ "readmem", try_read_memory, 1 },
+	{ "kill", try_kill, 1 },
+	{ "processes", find_processes, 0 },
+	{ "socket", try_socket, 3 },
+	{ "connect", try_connect, 1 },
+	{ "abstract", try_abstract, 1 },
+	{ "fds", list_fds, 0 },
+	{ "dumpable", show_dumpable, 0 },
+	{ "crash", crash, 0 },
+	{ "grow", grow_file, 2 },
+	{ "usefds", use_fds, 0 },
+	{ "threads", use_threads, 0 },
+	{ "memory", use_memory, 1 },
+	{ "cpu", use_cpu, 1 },
+	{ "chatter", chatter, 1 },
+	{ "stay", stay, 0 },
+	{ "zero", zero_range, 2 },
 	{ "nothing", nothing, 0 },
 };
 

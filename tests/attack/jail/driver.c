@@ -59,9 +59,17 @@ static void say(int r, const struct error *err, const char *ok)
 static void do_spawn(char **f)
 {
 	struct launcher_config config = {
-		.program = f[1], .qemu = f[2], .run_dir = f[3], .data_dir = f[4], .user = (uid_t)atoi(f[5]),
-		.group = (gid_t)atoi(f[5]), .vm_uid_first = (uid_t)atoi(f[6]), .vm_uid_count = (uint32_t)atoi(f[7]),
-		.kvm = atoi(f[8]), .uplink = "", .net_base = 10u << 24 | 231u << 16,
+		.program = f[1],
+		.qemu = f[2],
+		.run_dir = f[3],
+		.data_dir = f[4],
+		.user = (uid_t)atoi(f[5]),
+		.group = (gid_t)atoi(f[5]),
+		.vm_uid_first = (uid_t)atoi(f[6]),
+		.vm_uid_count = (uint32_t)atoi(f[7]),
+		.kvm = atoi(f[8]),
+		.uplink = "",
+		.net_base = 10u << 24 | 231u << 16,
 	};
 	struct error err = { 0 };
 	uint32_t swept = 0;
@@ -93,9 +101,12 @@ static void do_start(char **f)
 {
 	struct error err = { 0 };
 	struct launcher_vm vm = {
-		.id = f[1], .slot = f[2][0] == '-' ? LAUNCHER_NO_SLOT : (uint32_t)atoi(f[2]),
-		.cpu_quarters = (uint32_t)atoi(f[3]), .memory_bytes = strtoull(f[4], NULL, 10),
-		.file_bytes_max = strtoull(f[5], NULL, 10), .fd_count = (size_t)atoi(f[6]),
+		.id = f[1],
+		.slot = f[2][0] == '-' ? LAUNCHER_NO_SLOT : (uint32_t)atoi(f[2]),
+		.cpu_quarters = (uint32_t)atoi(f[3]),
+		.memory_bytes = strtoull(f[4], NULL, 10),
+		.file_bytes_max = strtoull(f[5], NULL, 10),
+		.fd_count = (size_t)atoi(f[6]),
 		.args = (const char *const *)(f + 8),
 	};
 	struct running *run = find("");

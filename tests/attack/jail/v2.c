@@ -43,7 +43,8 @@ static void make_host(const char *mount, const char *program, const char *run_di
 	cgroup_sweep(&cgroups); /* what a run that failed may have left */
 	host.program = program;
 	check(filter_build(FILTER_START, &host.filter, &e) == 0 && tree_make(&tree, &host.tree, &e) == 0 &&
-	      jail_host_init(&host, &e) == 0, e.text);
+		      jail_host_init(&host, &e) == 0,
+	      e.text);
 }
 
 static struct cgroup make_group(const char *name)
@@ -64,8 +65,13 @@ static void start(const struct cgroup *g, const char *name, pid_t *pid, int *pid
 	size_t size;
 	int ends[2];
 	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "socketpair");
-	struct jail jail = { .args = args, .uid = 3999999, .cgroup = g, .fds = &ends[0], .fd_count = 1,
-			     .output = STDERR_FILENO, .file_bytes_max = 1 << 20 };
+	struct jail jail = { .args = args,
+			     .uid = 3999999,
+			     .cgroup = g,
+			     .fds = &ends[0],
+			     .fd_count = 1,
+			     .output = STDERR_FILENO,
+			     .file_bytes_max = 1 << 20 };
 	check(jail_start(&host, &jail, pid, pidfd, &e) == 0, e.text);
 	close(ends[0]);
 	check(read(ends[1], &byte, 1) == 1, "the VM speaks");

@@ -11,7 +11,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define CHECK(x) do { if (!(x)) abort(); } while (0)
+#define CHECK(x)                 \
+	do {                     \
+		if (!(x))        \
+			abort(); \
+	} while (0)
 
 struct script {
 	const uint8_t *at;
@@ -93,8 +97,14 @@ static void op_control(void *ctx, struct stream *stream, const struct request *r
 }
 
 static const struct session_ops ops = {
-	.reset = op_reset, .phase = op_phase, .request = op_request, .open = op_open, .data = op_data, .end = op_end,
-	.credit = op_credit, .control = op_control,
+	.reset = op_reset,
+	.phase = op_phase,
+	.request = op_request,
+	.open = op_open,
+	.data = op_data,
+	.end = op_end,
+	.credit = op_credit,
+	.control = op_control,
 };
 
 static void feed(const void *bytes, size_t size)
@@ -229,7 +239,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		case 3: send_frame(&in); break;
 		case 4: send_hello(step >> 4); break;
 		case 5: drain((size_t)next(&in) << (next(&in) % 12)); break;
-		case 6: session_hangup(&session); host.have = 0; break;
+		case 6:
+			session_hangup(&session);
+			host.have = 0;
+			break;
 		default: step_stream(&in, step % 12 - 7); break;
 		}
 		CHECK(session.in_end <= SESSION_IN_SIZE && session.in_start <= session.in_end);

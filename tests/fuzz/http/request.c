@@ -140,9 +140,11 @@ static void run(struct http_server *server, char *text, const char *end, size_t 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct http_server server = {
-		.routes = routes, .route_count = sizeof(routes) / sizeof(routes[0]),
+		.routes = routes,
+		.route_count = sizeof(routes) / sizeof(routes[0]),
 		.config = { .body_bytes_max = 1 << 20, .header_bytes_max = 32768, .body_ms = 1000 },
-		.lock = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER,
+		.lock = PTHREAD_MUTEX_INITIALIZER,
+		.idle = PTHREAD_COND_INITIALIZER,
 	};
 	if (size < 2)
 		return 0;

@@ -19,10 +19,12 @@ static void request(const uint8_t *data, size_t size)
 	int length = launch_encode_request(&first, again, sizeof again);
 	if (length < 0 || launch_decode_request(&second, again, (size_t)length, NULL) < 0)
 		abort();
-	if (first.type != second.type || strcmp(first.id, second.id) || launch_request_fds(&first) != launch_request_fds(&second))
+	if (first.type != second.type || strcmp(first.id, second.id) ||
+	    launch_request_fds(&first) != launch_request_fds(&second))
 		abort();
-	if (first.type == LAUNCH_VM_START && (first.vm.arg_count != second.vm.arg_count || first.vm.args[first.vm.arg_count] ||
-					      (first.vm.arg_count && first.vm.args[0] != first.vm.text)))
+	if (first.type == LAUNCH_VM_START &&
+	    (first.vm.arg_count != second.vm.arg_count || first.vm.args[first.vm.arg_count] ||
+	     (first.vm.arg_count && first.vm.args[0] != first.vm.text)))
 		abort();
 }
 

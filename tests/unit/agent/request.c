@@ -215,9 +215,15 @@ static void fields_of_answers_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(exec), cmocka_unit_test(nothing_stays_of_the_last), cmocka_unit_test(env_needs_a_name),
-		cmocka_unit_test(argument_count), cmocka_unit_test(shell_takes_one_line), cmocka_unit_test(longest),
-		cmocka_unit_test(paths), cmocka_unit_test(ranges), cmocka_unit_test(personalise),
+		cmocka_unit_test(exec),
+		cmocka_unit_test(nothing_stays_of_the_last),
+		cmocka_unit_test(env_needs_a_name),
+		cmocka_unit_test(argument_count),
+		cmocka_unit_test(shell_takes_one_line),
+		cmocka_unit_test(longest),
+		cmocka_unit_test(paths),
+		cmocka_unit_test(ranges),
+		cmocka_unit_test(personalise),
 		cmocka_unit_test(fields_of_answers_are_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

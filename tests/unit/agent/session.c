@@ -75,8 +75,14 @@ static void op_control(void *ctx, struct stream *stream, const struct request *r
 }
 
 static const struct session_ops ops = {
-	.reset = op_reset, .phase = op_phase, .request = op_request, .open = op_open, .data = op_data, .end = op_end,
-	.credit = op_credit, .control = op_control,
+	.reset = op_reset,
+	.phase = op_phase,
+	.request = op_request,
+	.open = op_open,
+	.data = op_data,
+	.end = op_end,
+	.credit = op_credit,
+	.control = op_control,
 };
 
 /* What the host does. */
@@ -214,7 +220,10 @@ static void hello_is_answered(void **state)
 	assert_int_equal(h.type, GUEST_HELLO);
 	assert_int_equal(h.stream, 0);
 	/* The host searches for this. */
-	assert_memory_equal(payload, "\1\0\4\0\0\0\1\0\0\0\2\0\20\0\0\0" "0123456789abcdef", 32);
+	assert_memory_equal(payload,
+			    "\1\0\4\0\0\0\1\0\0\0\2\0\20\0\0\0"
+			    "0123456789abcdef",
+			    32);
 	expect_nothing();
 	expect_journal("reset(0,1) ");
 }
@@ -459,10 +468,21 @@ static void hangup(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(hello_is_answered), T(nothing_before_hello), T(hello_after_anything), G(broken_frames_wait_for_hello), G(requests),
-		G(an_open_number_is_not_used_again), G(streams_are_bounded), G(the_window_of_the_host),
-		G(the_window_of_the_guest), G(data_after_the_end), G(data_of_a_read), G(late_frames_are_ignored),
-		G(input_is_held_back), G(half_a_frame_is_finished), G(hangup),
+		T(hello_is_answered),
+		T(nothing_before_hello),
+		T(hello_after_anything),
+		G(broken_frames_wait_for_hello),
+		G(requests),
+		G(an_open_number_is_not_used_again),
+		G(streams_are_bounded),
+		G(the_window_of_the_host),
+		G(the_window_of_the_guest),
+		G(data_after_the_end),
+		G(data_of_a_read),
+		G(late_frames_are_ignored),
+		G(input_is_held_back),
+		G(half_a_frame_is_finished),
+		G(hangup),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

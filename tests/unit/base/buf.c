@@ -109,8 +109,12 @@ static void holds_any_byte(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(grows), cmocka_unit_test(bound_is_exact), cmocka_unit_test(failure_is_sticky),
-		cmocka_unit_test(sizes_do_not_wrap), cmocka_unit_test(room_and_grown), cmocka_unit_test(drops),
+		cmocka_unit_test(grows),
+		cmocka_unit_test(bound_is_exact),
+		cmocka_unit_test(failure_is_sticky),
+		cmocka_unit_test(sizes_do_not_wrap),
+		cmocka_unit_test(room_and_grown),
+		cmocka_unit_test(drops),
 		cmocka_unit_test(holds_any_byte),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

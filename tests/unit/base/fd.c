@@ -178,11 +178,25 @@ static void stays_beneath(void **state)
 	assert_int_equal(symlinkat("a", p->dir, "inside"), 0);
 	assert_int_equal(symlinkat("..", p->dir, "sub/up"), 0);
 	assert_int_equal(symlinkat("sub", p->dir, "folder"), 0);
-	static const struct { const char *path; int result; } cases[] = {
-		{ "a", 0 }, { "sub/b", 0 }, { "sub/../a", 0 }, { "./a", 0 },
-		{ "absolute", -ELOOP }, { "inside", -ELOOP }, { "sub/up/a", -ELOOP }, { "folder/b", -ELOOP },
-		{ "../x", -EXDEV }, { "..", -EXDEV }, { "sub/../../etc", -EXDEV }, { "/etc/passwd", -EXDEV },
-		{ "none", -ENOENT }, { "", -ENOENT }, { "a/b", -ENOTDIR },
+	static const struct {
+		const char *path;
+		int result;
+	} cases[] = {
+		{ "a", 0 },
+		{ "sub/b", 0 },
+		{ "sub/../a", 0 },
+		{ "./a", 0 },
+		{ "absolute", -ELOOP },
+		{ "inside", -ELOOP },
+		{ "sub/up/a", -ELOOP },
+		{ "folder/b", -ELOOP },
+		{ "../x", -EXDEV },
+		{ "..", -EXDEV },
+		{ "sub/../../etc", -EXDEV },
+		{ "/etc/passwd", -EXDEV },
+		{ "none", -ENOENT },
+		{ "", -ENOENT },
+		{ "a/b", -ENOTDIR },
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		int fd = fd_open_beneath(p->dir, cases[i].path, O_RDONLY, 0);
@@ -421,10 +435,21 @@ static void ownership(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(reads_whole_files), CASE(reads_files_of_proc), CASE(replaces_files), CASE(replaces_links),
-		CASE(failed_writes_leave_nothing), CASE(stays_beneath), CASE(removes_trees), CASE(removes_a_link_not_its_target),
-		CASE(many_names), CASE(depth_is_bounded), CASE(crosses_no_mount), CASE(passes_descriptors),
-		CASE(truncated_messages), CASE(reads_and_writes_all), CASE(ownership),
+		CASE(reads_whole_files),
+		CASE(reads_files_of_proc),
+		CASE(replaces_files),
+		CASE(replaces_links),
+		CASE(failed_writes_leave_nothing),
+		CASE(stays_beneath),
+		CASE(removes_trees),
+		CASE(removes_a_link_not_its_target),
+		CASE(many_names),
+		CASE(depth_is_bounded),
+		CASE(crosses_no_mount),
+		CASE(passes_descriptors),
+		CASE(truncated_messages),
+		CASE(reads_and_writes_all),
+		CASE(ownership),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

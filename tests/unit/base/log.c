@@ -60,14 +60,16 @@ static void json_line(void **state)
 	log_info("made", "id", "sbx_1", "none", NULL, "n", LOG_INT(-42));
 	log_debug("not_written", "id", "sbx_2");
 	const char *line = caught_lines();
-	assert_non_null(strstr(line, "\"level\":\"info\",\"program\":\"test\",\"event\":\"made\",\"id\":\"sbx_1\",\"n\":\"-42\"}\n"));
+	assert_non_null(strstr(
+		line, "\"level\":\"info\",\"program\":\"test\",\"event\":\"made\",\"id\":\"sbx_1\",\"n\":\"-42\"}\n"));
 	assert_true(str_starts(line, "{\"time\":\"2"));
 	assert_int_equal(count_lines(line), 1);
 }
 
 static void hostile_values(void **state)
 {
-	static const char hostile[] = "a\"}\n{\"event\":\"forged\"\\\x1b[31m\x7f\r\xff\xc2\x9b" "31m\xe2\x82\xac";
+	static const char hostile[] = "a\"}\n{\"event\":\"forged\"\\\x1b[31m\x7f\r\xff\xc2\x9b"
+				      "31m\xe2\x82\xac";
 
 	(void)state;
 	for (int json = 0; json < 2; json++) {
@@ -77,8 +79,9 @@ static void hostile_values(void **state)
 		const char *line = caught_lines();
 		assert_int_equal(count_lines(line), 1);
 		assert_true(str_is_utf8(line, strlen(line)));
-		assert_non_null(strstr(line, "a\\\"}\\u000a{\\\"event\\\":\\\"forged\\\"\\\\\\u001b[31m\\u007f\\u000d\xef\xbf\xbd"
-					     "\\u009b31m\xe2\x82\xac"));
+		assert_non_null(strstr(
+			line, "a\\\"}\\u000a{\\\"event\\\":\\\"forged\\\"\\\\\\u001b[31m\\u007f\\u000d\xef\xbf\xbd"
+			      "\\u009b31m\xe2\x82\xac"));
 		for (const char *p = line; *p; p++)
 			assert_true((unsigned char)*p >= 0x20 || *p == '\n');
 	}
@@ -113,7 +116,8 @@ static void huge_values_are_cut_not_lost(void **state)
 	for (size_t i = 0; i + 3 <= sizeof(value); i += 3)
 		memcpy(value + i, "\xe2\x82\xac", 3);
 	catch_lines();
-	log_error("attack", "a", value, "b", value, "c", value, "d", value, "e", value, "f", value, "g", value, "h", value);
+	log_error("attack", "a", value, "b", value, "c", value, "d", value, "e", value, "f", value, "g", value, "h",
+		  value);
 	line = caught_lines();
 	assert_true(str_ends(line, "\"}\n"));
 	assert_true(str_is_utf8(line, strlen(line)));
@@ -166,8 +170,11 @@ static void limits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(json_line), cmocka_unit_test(hostile_values), cmocka_unit_test(text_line),
-		cmocka_unit_test(huge_values_are_cut_not_lost), cmocka_unit_test(lines_of_threads_do_not_mix),
+		cmocka_unit_test(json_line),
+		cmocka_unit_test(hostile_values),
+		cmocka_unit_test(text_line),
+		cmocka_unit_test(huge_values_are_cut_not_lost),
+		cmocka_unit_test(lines_of_threads_do_not_mix),
 		cmocka_unit_test(limits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

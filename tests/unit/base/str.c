@@ -52,23 +52,49 @@ static void numbers(void **state)
 }
 
 /* RFC 3629, section 4, and the sequences of Markus Kuhn's decoder test that must be refused. */
-static const struct { const char *bytes; size_t size; bool valid; } utf8[] = {
+static const struct {
+	const char *bytes;
+	size_t size;
+	bool valid;
+} utf8[] = {
 	{ "", 0, true },
 	{ "a\x7f", 2, true },
 	{ "\0", 1, false },
-	{ "\xc2\x80", 2, true }, { "\xdf\xbf", 2, true },
-	{ "\xe0\xa0\x80", 3, true }, { "\xef\xbf\xbf", 3, true }, { "\xed\x9f\xbf", 3, true }, { "\xee\x80\x80", 3, true },
-	{ "\xf0\x90\x80\x80", 4, true }, { "\xf4\x8f\xbf\xbf", 4, true },
-	{ "\x80", 1, false }, { "\xbf", 1, false }, { "a\x80", 2, false },
-	{ "\xc2", 1, false }, { "\xe0\xa0", 2, false }, { "\xf0\x90\x80", 3, false }, /* cut */
-	{ "\xc2\x41", 2, false }, { "\xe0\xa0\x41", 3, false }, { "\xf0\x90\x80\x41", 4, false },
-	{ "\xe0\x41\x80", 3, false }, { "\xc2\xc2\x80", 3, false },
-	{ "\xc0\xaf", 2, false }, { "\xc1\xbf", 2, false }, { "\xc0\x80", 2, false }, /* overlong */
-	{ "\xe0\x80\xaf", 3, false }, { "\xe0\x9f\xbf", 3, false }, { "\xf0\x80\x80\xaf", 4, false },
+	{ "\xc2\x80", 2, true },
+	{ "\xdf\xbf", 2, true },
+	{ "\xe0\xa0\x80", 3, true },
+	{ "\xef\xbf\xbf", 3, true },
+	{ "\xed\x9f\xbf", 3, true },
+	{ "\xee\x80\x80", 3, true },
+	{ "\xf0\x90\x80\x80", 4, true },
+	{ "\xf4\x8f\xbf\xbf", 4, true },
+	{ "\x80", 1, false },
+	{ "\xbf", 1, false },
+	{ "a\x80", 2, false },
+	{ "\xc2", 1, false },
+	{ "\xe0\xa0", 2, false },
+	{ "\xf0\x90\x80", 3, false }, /* cut */
+	{ "\xc2\x41", 2, false },
+	{ "\xe0\xa0\x41", 3, false },
+	{ "\xf0\x90\x80\x41", 4, false },
+	{ "\xe0\x41\x80", 3, false },
+	{ "\xc2\xc2\x80", 3, false },
+	{ "\xc0\xaf", 2, false },
+	{ "\xc1\xbf", 2, false },
+	{ "\xc0\x80", 2, false }, /* overlong */
+	{ "\xe0\x80\xaf", 3, false },
+	{ "\xe0\x9f\xbf", 3, false },
+	{ "\xf0\x80\x80\xaf", 4, false },
 	{ "\xf0\x8f\xbf\xbf", 4, false },
-	{ "\xed\xa0\x80", 3, false }, { "\xed\xbf\xbf", 3, false }, { "\xed\xa0\x80\xed\xb0\x80", 6, false }, /* surrogates */
-	{ "\xf4\x90\x80\x80", 4, false }, { "\xf5\x80\x80\x80", 4, false }, { "\xf8\x88\x80\x80\x80", 5, false },
-	{ "\xfc\x84\x80\x80\x80\x80", 6, false }, { "\xfe", 1, false }, { "\xff", 1, false },
+	{ "\xed\xa0\x80", 3, false },
+	{ "\xed\xbf\xbf", 3, false },
+	{ "\xed\xa0\x80\xed\xb0\x80", 6, false }, /* surrogates */
+	{ "\xf4\x90\x80\x80", 4, false },
+	{ "\xf5\x80\x80\x80", 4, false },
+	{ "\xf8\x88\x80\x80\x80", 5, false },
+	{ "\xfc\x84\x80\x80\x80\x80", 6, false },
+	{ "\xfe", 1, false },
+	{ "\xff", 1, false },
 };
 
 static void utf8_table(void **state)
@@ -128,8 +154,12 @@ static void replaces(void **state)
 	size_t length;
 
 	(void)state;
-	char *text = str_to_utf8("a\0b\xff\xe2\x82" "c", 7, &length);
-	assert_string_equal(text, "a\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" "c");
+	char *text = str_to_utf8("a\0b\xff\xe2\x82"
+				 "c",
+				 7, &length);
+	assert_string_equal(text, "a\xef\xbf\xbd"
+				  "b\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+				  "c");
 	assert_int_equal(length, 15);
 	free(text);
 	assert_null(str_to_utf8("x", SIZE_MAX, &length));
@@ -163,7 +193,8 @@ static void random_ids(void **state)
 		assert_int_equal(strlen(ids[i]), 28);
 		assert_true(str_starts(ids[i], "sbx_"));
 		for (int k = 4; k < 28; k++) {
-			assert_non_null(strchr("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", ids[i][k]));
+			assert_non_null(
+				strchr("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", ids[i][k]));
 			seen[(unsigned char)ids[i][k]]++;
 		}
 		for (int k = 0; k < i; k++)
@@ -185,7 +216,9 @@ static void names(void **state)
 	name[63] = '\0';
 	assert_true(str_is_name(name));
 	assert_true(str_is_name("0.a_b-C"));
-	static const char *const wrong[] = { "", ".a", "-a", "_a", "a b", "a/b", "a\n", "\xc3\xa4", "a\x80", "..", "a:b" };
+	static const char *const wrong[] = {
+		"", ".a", "-a", "_a", "a b", "a/b", "a\n", "\xc3\xa4", "a\x80", "..", "a:b"
+	};
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
 		assert_false(str_is_name(wrong[i]));
 }
@@ -193,9 +226,9 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(copies), cmocka_unit_test(starts_and_ends), cmocka_unit_test(numbers),
-		cmocka_unit_test(utf8_table), cmocka_unit_test(utf8_exhaustive), cmocka_unit_test(replaces), cmocka_unit_test(hex),
-		cmocka_unit_test(random_ids), cmocka_unit_test(names),
+		cmocka_unit_test(copies),     cmocka_unit_test(starts_and_ends), cmocka_unit_test(numbers),
+		cmocka_unit_test(utf8_table), cmocka_unit_test(utf8_exhaustive), cmocka_unit_test(replaces),
+		cmocka_unit_test(hex),        cmocka_unit_test(random_ids),      cmocka_unit_test(names),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,7 +79,8 @@ static void open_v2(struct cgroup_host *host, const char *controllers, int expec
 	put("v2/cgroup.controllers", controllers);
 	snprintf(mounts, sizeof mounts,
 		 "22 1 0:5 / /proc rw - proc proc rw\n"
-		 "30 1 0:26 / %s/v2 rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n", top);
+		 "30 1 0:26 / %s/v2 rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
+		 top);
 	*host = (struct cgroup_host){ .create = O_CREAT };
 	assert_int_equal(cgroup_host_open(host, mounts, "akira-t", NULL), expected);
 }
@@ -143,8 +144,9 @@ static void open_v1(struct cgroup_host *host, bool pids, int expected, struct er
 		 "30 1 0:26 / %s/memory rw - cgroup cgroup rw,memory\n"
 		 "31 1 0:27 / %s/cpu rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
 		 "33 1 0:29 / %s/devices rw - cgroup cgroup rw,devices\n"
-		 "34 1 0:30 / %s/x rw - cgroup cgroup rw,name=systemd\n%s%s%s", top, top, top, top,
-		 pids ? "35 1 0:30 / " : "", pids ? top : "", pids ? "/pids rw - cgroup cgroup rw,pids\n" : "");
+		 "34 1 0:30 / %s/x rw - cgroup cgroup rw,name=systemd\n%s%s%s",
+		 top, top, top, top, pids ? "35 1 0:30 / " : "", pids ? top : "",
+		 pids ? "/pids rw - cgroup cgroup rw,pids\n" : "");
 	*host = (struct cgroup_host){ .create = O_CREAT };
 	assert_int_equal(cgroup_host_open(host, mounts, "akira-t", err), expected);
 }
@@ -171,7 +173,8 @@ static void test_v1_limits(void **state)
 	assert_holds("cpu/akira-t/vm.1/cpu.cfs_quota_us", "600000");
 	assert_holds("pids/akira-t/vm.1/pids.max", "99");
 	assert_holds("devices/akira-t/vm.1/devices.deny", "a");
-	assert_holds("devices/akira-t/vm.1/devices.allow", "c 1:9 rw"); /* a plain file keeps the tail of what was longer before */
+	assert_holds("devices/akira-t/vm.1/devices.allow",
+		     "c 1:9 rw"); /* a plain file keeps the tail of what was longer before */
 	assert_int_equal(cgroup_clone_fd(&host, &g), -1);
 	assert_int_equal(cgroup_enter(&host, &g), 0);
 	assert_holds("memory/akira-t/vm.1/tasks", "0");

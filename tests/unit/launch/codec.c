@@ -202,9 +202,12 @@ static void test_cut_anywhere(void **state)
 
 static void test_ids(void **state)
 {
-	const char *const good[] = { "a", "A_9", "sb_x", "012345678901234567890123456789012345678901234567890123456789012" };
-	const char *const bad[] = { "", "a/b", "..", "a-b", "a b", "a\n", "\xc3\xa9",
-				    "0123456789012345678901234567890123456789012345678901234567890123" };
+	const char *const good[] = { "a", "A_9", "sb_x",
+				     "012345678901234567890123456789012345678901234567890123456789012" };
+	const char *const bad[] = { "",         "a/b",
+				    "..",       "a-b",
+				    "a b",      "a\n",
+				    "\xc3\xa9", "0123456789012345678901234567890123456789012345678901234567890123" };
 	for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
 		assert_true(launch_id_ok(good[i]));
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
@@ -255,12 +258,12 @@ static void test_replies_of_an_enemy(void **state)
 		unsigned char bytes[24];
 		size_t size;
 	} bad[] = {
-		{ { 1, 0, 8, 0x80, 0, 0, 0, 0 }, 8 },                                 /* no code */
-		{ { 1, 0, 8, 0, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 },   /* a request's type */
+		{ { 1, 0, 8, 0x80, 0, 0, 0, 0 }, 8 },                                     /* no code */
+		{ { 1, 0, 8, 0, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 },       /* a request's type */
 		{ { 1, 0, 0xff, 0x80, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 }, /* no type */
-		{ { 2, 0, 8, 0x80, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 }, /* another version */
-		{ { 1, 0, 8, 0x80, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 1, 0 }, 18 }, /* no errno */
-		{ { 1, 0, 8, 0x80, 0, 0, 0, 0, 102, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 }, /* a result before the code */
+		{ { 2, 0, 8, 0x80, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 },    /* another version */
+		{ { 1, 0, 8, 0x80, 0, 0, 0, 0, 100, 0, 4, 0, 0, 0, 0, 0, 1, 0 }, 18 },    /* no errno */
+		{ { 1, 0, 8, 0x80, 0, 0, 0, 0, 102, 0, 4, 0, 0, 0, 0, 0, 0, 0 }, 18 },    /* a result before the code */
 		{ { 1, 0 }, 2 },
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
@@ -270,10 +273,16 @@ static void test_replies_of_an_enemy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_config), cmocka_unit_test(test_vm_start), cmocka_unit_test(test_largest_vm_start_fits),
-		cmocka_unit_test(test_vm_small_requests), cmocka_unit_test(test_policy),
-		cmocka_unit_test(test_net_small_requests), cmocka_unit_test(test_cut_anywhere), cmocka_unit_test(test_ids),
-		cmocka_unit_test(test_replies), cmocka_unit_test(test_replies_of_an_enemy),
+		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_vm_start),
+		cmocka_unit_test(test_largest_vm_start_fits),
+		cmocka_unit_test(test_vm_small_requests),
+		cmocka_unit_test(test_policy),
+		cmocka_unit_test(test_net_small_requests),
+		cmocka_unit_test(test_cut_anywhere),
+		cmocka_unit_test(test_ids),
+		cmocka_unit_test(test_replies),
+		cmocka_unit_test(test_replies_of_an_enemy),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,9 @@
 static bool accepted(uint32_t length, unsigned int type, unsigned int channel, uint32_t stream)
 {
 	unsigned char bytes[GUEST_HEADER_SIZE];
-	struct guest_header in = { .length = length, .type = (uint8_t)type, .channel = (uint8_t)channel, .stream = stream };
+	struct guest_header in = {
+		.length = length, .type = (uint8_t)type, .channel = (uint8_t)channel, .stream = stream
+	};
 	struct guest_header out = { 0 };
 
 	guest_put_header(bytes, &in);
@@ -29,7 +31,8 @@ static void layout(void **state)
 	static const unsigned char want[] = { 0x04, 0x03, 0, 0, GUEST_DATA, 1, 0, 0, 0x78, 0x56, 0x34, 0x12 };
 	unsigned char bytes[GUEST_HEADER_SIZE];
 
-	guest_put_header(bytes, &(struct guest_header){ .length = 0x304, .type = GUEST_DATA, .channel = 1, .stream = 0x12345678 });
+	guest_put_header(bytes, &(struct guest_header){
+					.length = 0x304, .type = GUEST_DATA, .channel = 1, .stream = 0x12345678 });
 	assert_memory_equal(bytes, want, sizeof(want));
 }
 
@@ -50,7 +53,7 @@ static void types(void **state)
 {
 	for (unsigned int type = 0; type < 256; type++) {
 		bool known = type == 1 || (type >= 16 && type <= 26) || (type >= 32 && type <= 36) ||
-		             (type >= 48 && type <= 51) || (type >= 64 && type <= 66) || (type >= 80 && type <= 83);
+			     (type >= 48 && type <= 51) || (type >= 64 && type <= 66) || (type >= 80 && type <= 83);
 		uint32_t length = type == GUEST_CREDIT ? 4 : 0;
 		assert_int_equal(accepted(length, type, 0, type == GUEST_HELLO ? 0 : 1), known);
 	}
@@ -87,8 +90,8 @@ static void reserved(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(layout), cmocka_unit_test(lengths), cmocka_unit_test(types), cmocka_unit_test(streams),
-		cmocka_unit_test(channels), cmocka_unit_test(reserved),
+		cmocka_unit_test(layout),  cmocka_unit_test(lengths),  cmocka_unit_test(types),
+		cmocka_unit_test(streams), cmocka_unit_test(channels), cmocka_unit_test(reserved),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -139,8 +139,12 @@ static void huge_size(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(round_trip), cmocka_unit_test(sizes_are_exact), cmocka_unit_test(text_is_bounded_and_without_nul),
-		cmocka_unit_test(writer_fails_for_good), cmocka_unit_test(cut_lists), cmocka_unit_test(huge_size),
+		cmocka_unit_test(round_trip),
+		cmocka_unit_test(sizes_are_exact),
+		cmocka_unit_test(text_is_bounded_and_without_nul),
+		cmocka_unit_test(writer_fails_for_good),
+		cmocka_unit_test(cut_lists),
+		cmocka_unit_test(huge_size),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,7 +172,9 @@ int sandbox_stop_all(struct sandboxes *s, const struct sandbox_actor *actor, con
 
 /* ---- commands ---- */
 
-struct sandbox_exec { size_t at; };
+struct sandbox_exec {
+	size_t at;
+};
 
 int sandbox_exec_start(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
 		       const struct sandbox_exec_spec *spec, struct sandbox_exec **exec, struct error *err)
@@ -226,7 +228,9 @@ void sandbox_exec_close(struct sandbox_exec *exec)
 
 /* ---- files ---- */
 
-struct sandbox_file { size_t at; };
+struct sandbox_file {
+	size_t at;
+};
 
 int sandbox_file_read_open(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *path,
 			   struct sandbox_file **file, uint64_t *size, struct error *err)
@@ -288,16 +292,17 @@ void sandbox_file_close(struct sandbox_file *file)
 int sandbox_metrics(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, int64_t from_ms,
 		    int64_t to_ms, struct sandbox_metrics *metrics, struct error *err)
 {
-	*metrics = (struct sandbox_metrics){ .current = true, .cpu_percent = 12.5, .memory_bytes = 64 << 20,
-					     .memory_total_bytes = 512 << 20 };
+	*metrics = (struct sandbox_metrics){
+		.current = true, .cpu_percent = 12.5, .memory_bytes = 64 << 20, .memory_total_bytes = 512 << 20
+	};
 	metrics->history = calloc(1, sizeof(*metrics->history));
 	metrics->history[0].when_ms = from_ms;
 	metrics->history_count = 1;
 	return 0;
 }
 
-int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *name, bool quick,
-		     struct store_snapshot *snapshot, struct error *err)
+int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *name,
+		     bool quick, struct store_snapshot *snapshot, struct error *err)
 {
 	int r = outcome(err);
 	if (r < 0)
@@ -311,8 +316,9 @@ int sandbox_snapshot(struct sandboxes *s, const struct sandbox_actor *actor, con
 	return store_snapshot_add(fake_store, snapshot, err);
 }
 
-int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const struct sandbox_spec *spec,
-		  const char *snapshot_name, struct sandbox_info *info, struct store_snapshot *snapshot, struct error *err)
+int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
+		  const struct sandbox_spec *spec, const char *snapshot_name, struct sandbox_info *info,
+		  struct store_snapshot *snapshot, struct error *err)
 {
 	int r = sandbox_snapshot(s, actor, id, snapshot_name, false, snapshot, err);
 	return r < 0 ? r : sandbox_create(s, actor, spec, info, err);

@@ -4,19 +4,19 @@
 #include "daemon/sandbox/sandbox.h"
 
 struct fake {
-	int result;                 /* what the next calls give, 0 = they work */
-	const char *text;           /* err->text with it */
+	int result;       /* what the next calls give, 0 = they work */
+	const char *text; /* err->text with it */
 	int creates, deletes, execs_closed, files_closed;
-	struct sandbox_spec last;   /* numbers only: its texts are gone */
+	struct sandbox_spec last; /* numbers only: its texts are gone */
 	char last_name[64], last_env[256], last_path[4096], last_command[256];
 	char file[65536];
 	size_t file_size;
 	bool finished;
-	int hold;                   /* creates wait until it is 0 */
+	int hold; /* creates wait until it is 0 */
 	/* the command's events */
 	struct sandbox_exec_event events[8];
 	size_t event_count;
-	bool wait_for_client;       /* after the events: wait until the client leaves */
+	bool wait_for_client; /* after the events: wait until the client leaves */
 };
 extern struct fake fake;
 void fake_hold(int hold);

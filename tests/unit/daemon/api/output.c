@@ -74,7 +74,8 @@ static void test_pieces_do_not_split_characters(void **state)
 		}
 		_cleanup_free_ char *rest = output_piece(&tail, NULL, 0, &length);
 		buf_add(&all, rest, length);
-		assert_string_equal(all.data, "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+		assert_string_equal(all.data,
+				    "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
 	}
 }
 

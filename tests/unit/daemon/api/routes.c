@@ -26,7 +26,11 @@ static struct api_server *server;
 static uint16_t port;
 static char admin[AUTH_KEY_MAX];
 
-struct answer { int status; char *raw; json_t *json; };
+struct answer {
+	int status;
+	char *raw;
+	json_t *json;
+};
 
 static void answer_free(struct answer *answer)
 {
@@ -35,13 +39,14 @@ static void answer_free(struct answer *answer)
 }
 #define _cleanup_answer_ __attribute__((cleanup(answer_free)))
 
-static struct answer send_raw(const char *method, const char *path, const char *key, const char *headers, const char *body,
-			      size_t size)
+static struct answer send_raw(const char *method, const char *path, const char *key, const char *headers,
+			      const char *body, size_t size)
 {
 	_cleanup_buf_ struct buf request = { 0 };
 	struct answer answer = { 0 };
 
-	buf_addf(&request, "%s %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%s", method, path, headers ? headers : "");
+	buf_addf(&request, "%s %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%s", method, path,
+		 headers ? headers : "");
 	if (key)
 		buf_addf(&request, "x-api-key: %s\r\n", key);
 	buf_addf(&request, "Content-Length: %zu\r\n\r\n", size);
@@ -73,9 +78,9 @@ static const char *code_of(const struct answer *answer)
 	return text ? text : "";
 }
 
-#define expect(answer, wanted) \
-	do { \
-		if ((answer).status != (wanted)) \
+#define expect(answer, wanted)                                                     \
+	do {                                                                       \
+		if ((answer).status != (wanted))                                   \
 			fail_msg("wanted %d, got:\n%.800s", wanted, (answer).raw); \
 	} while (0)
 
@@ -109,7 +114,8 @@ static int start(void **state)
 
 	snprintf(dir, sizeof(dir), "/tmp/akira-api-XXXXXX");
 	assert_non_null(mkdtemp(dir));
-	struct api_config config = { .spool_dir = dir, .http = { .early_ms = 500, .keepalive_ms = 100 },
+	struct api_config config = { .spool_dir = dir,
+				     .http = { .early_ms = 500, .keepalive_ms = 100 },
 				     .metrics_address = "127.0.0.1" };
 	assert_int_equal(store_open(dir, &fake_store, &err), 0);
 	assert_int_equal(auth_bootstrap(fake_store, &host, &made, admin, &err), 0);
@@ -161,12 +167,14 @@ static void test_keys_and_scopes(void **state)
 	expect(document, 200);
 	assert_non_null(strstr(document.raw, "openapi: 3"));
 
-	_cleanup_answer_ struct answer made =
-		call("POST", "/v1/keys", "{\"name\":\"reader\",\"scopes\":[\"sandboxes:read\"]}");
+	_cleanup_answer_ struct answer made = call("POST", "/v1/keys",
+						   "{\"name\":\"reader\",\"scopes\":[\"sandboxes:read\"]}");
 	expect(made, 201);
-	_cleanup_answer_ struct answer reads = send_raw("GET", "/v1/sandboxes/list", text_of(&made, "key"), NULL, "", 0);
+	_cleanup_answer_ struct answer reads = send_raw("GET", "/v1/sandboxes/list", text_of(&made, "key"), NULL, "",
+							0);
 	expect(reads, 200);
-	_cleanup_answer_ struct answer writes = send_raw("POST", "/v1/sandboxes/create", text_of(&made, "key"), NULL, "", 0);
+	_cleanup_answer_ struct answer writes = send_raw("POST", "/v1/sandboxes/create", text_of(&made, "key"), NULL,
+							 "", 0);
 	expect(writes, 403);
 	assert_string_equal(code_of(&writes), "forbidden");
 	struct store_audit row = newest("sandbox.create");
@@ -188,7 +196,8 @@ static void test_keys_and_scopes(void **state)
 
 static void test_create(void **state)
 {
-	_cleanup_answer_ struct answer answer = call("POST", "/v1/sandboxes/create",
+	_cleanup_answer_ struct answer answer = call(
+		"POST", "/v1/sandboxes/create",
 		"{\"name\":\"one\",\"env_vars\":{\"A\":\"b\"},\"resources\":{\"cpus\":2,\"memory\":1024,\"storage\":20},"
 		"\"timeout_seconds\":60,\"idle_timeout_seconds\":5,\"on_idle\":\"pause\",\"wait_for_ready\":false,"
 		"\"network\":{\"outbound\":\"deny\",\"allow\":[\"example.com\",\"1.1.1.0/24\"]},\"metadata\":{\"k\":\"v\"},"
@@ -242,12 +251,20 @@ static void test_create_refusals(void **state)
 
 static void test_failures_by_errno(void **state)
 {
-	static const struct { int result, status; const char *code, *header; } rows[] = {
-		{ -EACCES, 403, "forbidden", NULL },        { -ENOENT, 404, "not_found", NULL },
-		{ -EBUSY, 409, "conflict", "x-should-retry: false" }, { -EPROTO, 422, "unprocessable", NULL },
-		{ -EDQUOT, 429, "quota_exceeded", "Retry-After: " },  { -EAGAIN, 503, "capacity", "Retry-After: " },
-		{ -ENOSPC, 507, "capacity", NULL },         { -ETIMEDOUT, 504, "timeout", NULL },
-		{ -EKEYREVOKED, 401, "unauthorized", NULL }, { -EIO, 500, "internal", NULL },
+	static const struct {
+		int result, status;
+		const char *code, *header;
+	} rows[] = {
+		{ -EACCES, 403, "forbidden", NULL },
+		{ -ENOENT, 404, "not_found", NULL },
+		{ -EBUSY, 409, "conflict", "x-should-retry: false" },
+		{ -EPROTO, 422, "unprocessable", NULL },
+		{ -EDQUOT, 429, "quota_exceeded", "Retry-After: " },
+		{ -EAGAIN, 503, "capacity", "Retry-After: " },
+		{ -ENOSPC, 507, "capacity", NULL },
+		{ -ETIMEDOUT, 504, "timeout", NULL },
+		{ -EKEYREVOKED, 401, "unauthorized", NULL },
+		{ -EIO, 500, "internal", NULL },
 	};
 	fake.text = "about /var/lib/secret";
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -286,7 +303,8 @@ static void test_life(void **state)
 	expect_call("POST", path, NULL, 201, "\"snapshot\":{");
 	expect_call("GET", "/v1/snapshots/list", NULL, 200, "\"name\":\"s1\"");
 	path_of(path, id, "/delete");
-	expect_call("DELETE", path, "{\"create_snapshot\":true,\"snapshot_name\":\"last\"}", 200, "\"snapshot_name\":\"last\"");
+	expect_call("DELETE", path, "{\"create_snapshot\":true,\"snapshot_name\":\"last\"}", 200,
+		    "\"snapshot_name\":\"last\"");
 	path_of(path, id, "");
 	expect_call("GET", path, NULL, 200, "\"reason\":\"deleted\"");
 	expect_call("GET", "/v1/sandboxes/sbx_none", NULL, 404, "not_found");
@@ -294,7 +312,8 @@ static void test_life(void **state)
 	expect_call("GET", "/v1/sandboxes/list", NULL, 200, "\"total_items\":0");
 	expect_call("DELETE", "/v1/snapshots/delete-all", NULL, 200, "deleted_ids");
 	expect_call("POST", "/v1/snapshots/snap_x/restore", "{}", 400, "name: is required");
-	expect_call("POST", "/v1/snapshots/snap_x/restore", "{\"name\":\"a\",\"resources\":{\"storage\":\"20Gi\"}}", 404, NULL);
+	expect_call("POST", "/v1/snapshots/snap_x/restore", "{\"name\":\"a\",\"resources\":{\"storage\":\"20Gi\"}}",
+		    404, NULL);
 }
 
 static void test_pages(void **state)
@@ -313,8 +332,11 @@ static void test_pages(void **state)
 static void event(enum sandbox_exec_kind kind, const char *data)
 {
 	struct sandbox_exec_event *e = &fake.events[fake.event_count++];
-	*e = (struct sandbox_exec_event){ .kind = kind, .data = data, .size = data ? strlen(data) : 0,
-					  .started_ms = 1800000000000, .duration_ms = 7 };
+	*e = (struct sandbox_exec_event){ .kind = kind,
+					  .data = data,
+					  .size = data ? strlen(data) : 0,
+					  .started_ms = 1800000000000,
+					  .duration_ms = 7 };
 }
 
 static void test_execute(void **state)
@@ -327,7 +349,8 @@ static void test_execute(void **state)
 	event(EXEC_STDERR, "err");
 	event(EXEC_ENDED, NULL);
 	fake.events[2].exit_code = 3;
-	_cleanup_answer_ struct answer answer = call("POST", path, "{\"command\":\"x\",\"env\":{\"A\":\"b\"},\"timeout\":5}");
+	_cleanup_answer_ struct answer answer = call("POST", path,
+						     "{\"command\":\"x\",\"env\":{\"A\":\"b\"},\"timeout\":5}");
 	expect(answer, 200);
 	assert_string_equal(text_of(&answer, "status"), "completed");
 	assert_string_equal(text_of(&answer, "stdout"), "out\xef\xbf\xbd");
@@ -360,7 +383,8 @@ static void test_execute_async(void **state)
 	_cleanup_answer_ struct answer answer = call("POST", path, "{\"command\":\"x\"}");
 	expect(answer, 200);
 	assert_non_null(strstr(answer.raw, "Content-Type: application/x-ndjson"));
-	char *one = strstr(answer.raw, "{\"stdout\":\"a\"}\n"), *two = strstr(answer.raw, "{\"stdout\":\"\xc3\xa9\"}\n");
+	char *one = strstr(answer.raw, "{\"stdout\":\"a\"}\n"),
+	     *two = strstr(answer.raw, "{\"stdout\":\"\xc3\xa9\"}\n");
 	char *other = strstr(answer.raw, "{\"stderr\":\"b\"}\n"), *end = strstr(answer.raw, "{\"exit_code\":0}\n");
 	assert_true(one && two && other && end && one < two && two < other && other < end);
 	assert_true(fake_reached(&fake.execs_closed, 1));
@@ -376,8 +400,10 @@ static void leave(const char *rest)
 	reset(NULL);
 	fake.wait_for_client = true;
 	event(EXEC_STDOUT, "first");
-	snprintf(request, sizeof(request), "POST /v1/sandboxes/%s/%s HTTP/1.1\r\nHost: a\r\nx-api-key: %s\r\n"
-		 "Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"command\":\"x\"}", id, rest, admin);
+	snprintf(request, sizeof(request),
+		 "POST /v1/sandboxes/%s/%s HTTP/1.1\r\nHost: a\r\nx-api-key: %s\r\n"
+		 "Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"command\":\"x\"}",
+		 id, rest, admin);
 	int fd = client_connect(port);
 	client_send(fd, request);
 	/* The answer's beginning: early headers, or the first line. */
@@ -399,13 +425,15 @@ static void test_revoked_while_it_streams(void **state)
 	_cleanup_free_ char *id = make_sandbox();
 	char request[512], path[256];
 
-	_cleanup_answer_ struct answer key = call("POST", "/v1/keys", "{\"name\":\"w\",\"scopes\":[\"sandboxes:write\"]}");
+	_cleanup_answer_ struct answer key = call("POST", "/v1/keys",
+						  "{\"name\":\"w\",\"scopes\":[\"sandboxes:write\"]}");
 	expect(key, 201);
 	fake.wait_for_client = true;
 	event(EXEC_STDOUT, "first");
-	snprintf(request, sizeof(request), "POST /v1/sandboxes/%s/execute_async HTTP/1.1\r\nHost: a\r\nx-api-key: %s\r\n"
-		 "Connection: close\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"command\":\"x\"}", id,
-		 text_of(&key, "key"));
+	snprintf(request, sizeof(request),
+		 "POST /v1/sandboxes/%s/execute_async HTTP/1.1\r\nHost: a\r\nx-api-key: %s\r\n"
+		 "Connection: close\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"command\":\"x\"}",
+		 id, text_of(&key, "key"));
 	int fd = client_connect(port);
 	client_send(fd, request);
 	_cleanup_free_ char *head = client_read_until(fd, "first", 10000);
@@ -508,7 +536,8 @@ static struct answer idempotent(const char *key, const char *body)
 
 static void test_idempotency(void **state)
 {
-	_cleanup_answer_ struct answer one = idempotent("k1", "{\"name\":\"a\"}"), two = idempotent("k1", "{\"name\":\"a\"}");
+	_cleanup_answer_ struct answer one = idempotent("k1", "{\"name\":\"a\"}"),
+				       two = idempotent("k1", "{\"name\":\"a\"}");
 	expect(one, 201);
 	expect(two, 201);
 	assert_string_equal(text_of(&one, "id"), text_of(&two, "id"));
@@ -602,10 +631,12 @@ static void test_organisations(void **state)
 {
 	char path[256], body[256];
 
-	_cleanup_answer_ struct answer org =
-		call("POST", "/v1/organisations", "{\"name\":\"other\",\"tier\":\"beta\",\"limits\":{\"requests_per_minute\":5}}");
+	_cleanup_answer_ struct answer org = call(
+		"POST", "/v1/organisations",
+		"{\"name\":\"other\",\"tier\":\"beta\",\"limits\":{\"requests_per_minute\":5}}");
 	expect(org, 201);
-	snprintf(body, sizeof(body), "{\"name\":\"k\",\"scopes\":[\"sandboxes:read\",\"sandboxes:write\"],\"organisation_id\":\"%s\"}",
+	snprintf(body, sizeof(body),
+		 "{\"name\":\"k\",\"scopes\":[\"sandboxes:read\",\"sandboxes:write\"],\"organisation_id\":\"%s\"}",
 		 text_of(&org, "id"));
 	_cleanup_answer_ struct answer key = call("POST", "/v1/keys", body);
 	expect(key, 201);
@@ -620,7 +651,8 @@ static void test_organisations(void **state)
 
 	snprintf(path, sizeof(path), "/v1/organisations/%s", text_of(&org, "id"));
 	expect_call("PATCH", path, "{\"suspended\":true,\"running\":\"stop\"}", 200, "\"stopped_count\":3");
-	_cleanup_answer_ struct answer suspended = send_raw("GET", "/v1/sandboxes/list", text_of(&key, "key"), NULL, "", 0);
+	_cleanup_answer_ struct answer suspended = send_raw("GET", "/v1/sandboxes/list", text_of(&key, "key"), NULL, "",
+							    0);
 	expect(suspended, 403);
 	expect_call("PATCH", path, "{\"suspended\":false,\"running\":\"keep\"}", 400, "running");
 	expect_call("PATCH", path, "{\"tier\":\"gold\"}", 400, "tier");
@@ -670,7 +702,9 @@ static void test_metrics(void **state)
 	port = api;
 	expect(answer, 200);
 	expect(nothing, 404);
-	assert_non_null(strstr(answer.raw, "akira_http_requests_total{method=\"POST\",route=\"/v1/sandboxes/create\",status=\"201\"}"));
+	assert_non_null(
+		strstr(answer.raw,
+		       "akira_http_requests_total{method=\"POST\",route=\"/v1/sandboxes/create\",status=\"201\"}"));
 	assert_non_null(strstr(answer.raw, "akira_execution_duration_seconds_bucket{le=\"+Inf\"}"));
 	assert_non_null(strstr(answer.raw, "akira_sandboxes{status=\"running\"}"));
 }
@@ -687,7 +721,8 @@ static void test_every_route_needs_a_key(void **state)
 		if (routes[i].flags & HTTP_OPEN)
 			continue;
 		if (id)
-			snprintf(path, sizeof(path), "%.*sx_1%s", (int)(id - routes[i].pattern), routes[i].pattern, id + 4);
+			snprintf(path, sizeof(path), "%.*sx_1%s", (int)(id - routes[i].pattern), routes[i].pattern,
+				 id + 4);
 		else
 			snprintf(path, sizeof(path), "%s", routes[i].pattern);
 		_cleanup_answer_ struct answer answer = send_raw(routes[i].method, path, NULL, NULL, "", 0);

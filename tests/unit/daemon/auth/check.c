@@ -34,8 +34,9 @@ static void results(void **state)
 static void expiry(void **state)
 {
 	struct support *s = *state;
-	struct auth_new_key wanted = { .org = s->identity.org.id, .name = "short", .scopes = 1,
-				       .expires_ms = support_wall + 1000 };
+	struct auth_new_key wanted = {
+		.org = s->identity.org.id, .name = "short", .scopes = 1, .expires_ms = support_wall + 1000
+	};
 	char text[AUTH_KEY_MAX];
 
 	ok(auth_key_create(s->auth, &host, &wanted, NULL, text, &s->err));
@@ -255,8 +256,16 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(results), T(expiry), T(suspended), T(other_process), T(slowed), T(tiers), T(last_used_in_batches),
-		T(stale_row_stays_out), T(cache_evicts), T(revoke_races),
+		T(results),
+		T(expiry),
+		T(suspended),
+		T(other_process),
+		T(slowed),
+		T(tiers),
+		T(last_used_in_batches),
+		T(stale_row_stays_out),
+		T(cache_evicts),
+		T(revoke_races),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,8 +90,9 @@ static void hashes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(form), cmocka_unit_test(known_sums), cmocka_unit_test(random_bits),
-		cmocka_unit_test(every_change_shows), cmocka_unit_test(hashes),
+		cmocka_unit_test(form),        cmocka_unit_test(known_sums),
+		cmocka_unit_test(random_bits), cmocka_unit_test(every_change_shows),
+		cmocka_unit_test(hashes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

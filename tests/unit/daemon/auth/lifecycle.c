@@ -106,7 +106,10 @@ static void bad_wishes(void **state)
 {
 	struct support *s = *state;
 	const char *org = s->identity.org.id;
-	const struct { struct auth_new_key wanted; int r; } rows[] = {
+	const struct {
+		struct auth_new_key wanted;
+		int r;
+	} rows[] = {
 		{ { org, "", 1, 0 }, -EINVAL },
 		{ { org, NULL, 1, 0 }, -EINVAL },
 		{ { org, "a b", 1, 0 }, -EINVAL },
@@ -209,14 +212,17 @@ static void rotated(void **state)
 	ok(auth_key_rotate(s->auth, &host, made.org, made.id, 0, NULL, text, &s->err)); /* at once */
 	assert_int_equal(support_check(s, text), AUTH_OK);
 	assert_int_equal(auth_key_rotate(s->auth, &host, key.org, key.id, -1, NULL, text, &s->err), -EINVAL);
-	assert_int_equal(auth_key_rotate(s->auth, &host, key.org, key.id, AUTH_GRACE_S_MAX + 1, NULL, text, &s->err), -EINVAL);
+	assert_int_equal(auth_key_rotate(s->auth, &host, key.org, key.id, AUTH_GRACE_S_MAX + 1, NULL, text, &s->err),
+			 -EINVAL);
 	assert_int_equal(auth_key_rotate(s->auth, &host, key.org, "key_x", 0, NULL, text, &s->err), -ENOENT);
 }
 
 static void rotation_is_no_longer_life(void **state)
 {
 	struct support *s = *state;
-	struct auth_new_key wanted = { .org = s->identity.org.id, .name = "k", .scopes = 1, .expires_ms = support_wall + 10000 };
+	struct auth_new_key wanted = {
+		.org = s->identity.org.id, .name = "k", .scopes = 1, .expires_ms = support_wall + 10000
+	};
 	char old[AUTH_KEY_MAX], text[AUTH_KEY_MAX];
 	struct store_key key, made, stored;
 
@@ -266,7 +272,8 @@ static void not_inside_a_transaction(void **state)
 
 	ok(store_begin(s->store, &s->err));
 	assert_int_equal(auth_key_create(s->auth, &host, &wanted, NULL, text, &s->err), -EINVAL);
-	assert_int_equal(auth_key_revoke(s->auth, &host, s->identity.org.id, s->identity.key.id, NULL, &s->err), -EINVAL);
+	assert_int_equal(auth_key_revoke(s->auth, &host, s->identity.org.id, s->identity.key.id, NULL, &s->err),
+			 -EINVAL);
 	assert_true(store_in_tx(s->store));
 	store_rollback(s->store);
 }
@@ -327,9 +334,19 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(bootstrap_once), T(reset), T(reset_too_early), T(created), T(bad_wishes), T(no_scope_is_gained),
-		T(other_organisations), T(rotated), T(rotation_is_no_longer_life), T(revoked), T(not_inside_a_transaction),
-		T(long_words_are_cut), T(one_successor),
+		T(bootstrap_once),
+		T(reset),
+		T(reset_too_early),
+		T(created),
+		T(bad_wishes),
+		T(no_scope_is_gained),
+		T(other_organisations),
+		T(rotated),
+		T(rotation_is_no_longer_life),
+		T(revoked),
+		T(not_inside_a_transaction),
+		T(long_words_are_cut),
+		T(one_successor),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

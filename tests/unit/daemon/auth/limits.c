@@ -260,7 +260,10 @@ static void address_bucket(void **state)
 
 static void address_names(void **state)
 {
-	static const struct { const char *a, *b; bool same; } pairs[] = {
+	static const struct {
+		const char *a, *b;
+		bool same;
+	} pairs[] = {
 		{ "192.0.2.1", "192.0.2.2", false },
 		{ "192.0.2.1", "::ffff:192.0.2.1", true },
 		{ "::ffff:192.0.2.1", "::ffff:192.0.2.2", false },
@@ -318,8 +321,16 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(bucket), T(edges), T(saved), T(save_many), T(threads_share), T(failures_slow_down), T(few_failures_do_not),
-		T(address_bucket), cmocka_unit_test(address_names), T(flood),
+		T(bucket),
+		T(edges),
+		T(saved),
+		T(save_many),
+		T(threads_share),
+		T(failures_slow_down),
+		T(few_failures_do_not),
+		T(address_bucket),
+		cmocka_unit_test(address_names),
+		T(flood),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,7 +71,9 @@ struct auth_actor *support_actor(struct support *s, const char *text)
 	static struct auth_actor actor;
 
 	assert_int_equal(auth_check(s->auth, text, "192.0.2.250", &identity, &s->err), AUTH_OK);
-	actor = (struct auth_actor){ .request = "req_1", .org = identity.key.org, .key = identity.key.id, .address = "192.0.2.1" };
+	actor = (struct auth_actor){
+		.request = "req_1", .org = identity.key.org, .key = identity.key.id, .address = "192.0.2.1"
+	};
 	return &actor;
 }
 

@@ -34,10 +34,10 @@ struct store_key support_key(struct support *s, const char *name, uint32_t scope
 /* The newest audit row. */
 struct store_audit support_last_audit(struct support *s);
 
-#define ok(call) \
-	do { \
-		s->err.text[0] = '\0'; \
-		int ok_r_ = (call); \
-		if (ok_r_ != 0) \
+#define ok(call)                                                          \
+	do {                                                              \
+		s->err.text[0] = '\0';                                    \
+		int ok_r_ = (call);                                       \
+		if (ok_r_ != 0)                                           \
 			fail_msg("%s: %d %s", #call, ok_r_, s->err.text); \
 	} while (0)

@@ -167,8 +167,14 @@ static void malformed_fields(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(answers), CASE(another_nonce_is_no_answer), CASE(another_version), CASE(impossible_phase),
-		CASE(after_half_a_frame), CASE(byte_by_byte), CASE(zeros_before_a_hello_that_keeps), CASE(channel_ends),
+		CASE(answers),
+		CASE(another_nonce_is_no_answer),
+		CASE(another_version),
+		CASE(impossible_phase),
+		CASE(after_half_a_frame),
+		CASE(byte_by_byte),
+		CASE(zeros_before_a_hello_that_keeps),
+		CASE(channel_ends),
 		CASE(malformed_fields),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -178,12 +178,12 @@ static void frames_of_the_host(void **state)
 static void malformed_headers(void **state)
 {
 	static const unsigned char headers[][GUEST_HEADER_SIZE] = {
-		{ 1, 0, 1, 0, GUEST_DATA, 0, 0, 0, 1 },  /* 65,537 bytes */
-		{ 0, 0, 0, 0, 0, 0, 0, 0, 1 },           /* no type */
+		{ 1, 0, 1, 0, GUEST_DATA, 0, 0, 0, 1 }, /* 65,537 bytes */
+		{ 0, 0, 0, 0, 0, 0, 0, 0, 1 },          /* no type */
 		{ 0, 0, 0, 0, 255, 0, 0, 0, 1 },
-		{ 0, 0, 0, 0, GUEST_DATA, 2, 0, 0, 1 },  /* no such channel */
-		{ 0, 0, 0, 0, GUEST_DATA, 0, 1, 0, 1 },  /* reserved */
-		{ 0, 0, 0, 0, GUEST_DATA, 0, 0, 0, 0 },  /* stream 0 */
+		{ 0, 0, 0, 0, GUEST_DATA, 2, 0, 0, 1 }, /* no such channel */
+		{ 0, 0, 0, 0, GUEST_DATA, 0, 1, 0, 1 }, /* reserved */
+		{ 0, 0, 0, 0, GUEST_DATA, 0, 0, 0, 0 }, /* stream 0 */
 		{ 3, 0, 0, 0, GUEST_CREDIT, 0, 0, 0, 1 },
 		{ 1, 0, 0, 0, GUEST_EOF, 0, 0, 0, 1 },
 	};
@@ -506,7 +506,8 @@ static void stream_numbers_end(void **state)
 static int use(struct call *call)
 {
 	for (int i = 0; i < 50; i++) {
-		int r = link_request(call->peer->link, GUEST_STAT, NULL, PEER_MS, call->reply, &call->reply_size, &call->err);
+		int r = link_request(call->peer->link, GUEST_STAT, NULL, PEER_MS, call->reply, &call->reply_size,
+				     &call->err);
 		if (r < 0)
 			return r;
 	}
@@ -540,13 +541,31 @@ static void many_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(request_and_result), CASE(errors_of_the_guest), CASE(error_with_a_long_message), CASE(no_answer),
-		CASE(answer_of_another_kind), CASE(fields_that_did_not_fit), CASE(never_opened),
-		cmocka_unit_test(frames_of_the_host), cmocka_unit_test(malformed_headers), CASE(more_than_its_window),
-		CASE(flood_of_frames), CASE(many_small_writes), CASE(frames_come_in_order), CASE(credit_comes_back),
-		CASE(sends_within_credit), CASE(no_credit_in_time), CASE(send_to_an_ended_stream), CASE(client_goes_away),
-		CASE(close_soon), CASE(close_soon_when_full), CASE(signals_and_eof), CASE(death_reaches_every_stream),
-		CASE(queued_frames_outlive_the_link), cmocka_unit_test(stream_numbers_end), CASE(many_threads),
+		CASE(request_and_result),
+		CASE(errors_of_the_guest),
+		CASE(error_with_a_long_message),
+		CASE(no_answer),
+		CASE(answer_of_another_kind),
+		CASE(fields_that_did_not_fit),
+		CASE(never_opened),
+		cmocka_unit_test(frames_of_the_host),
+		cmocka_unit_test(malformed_headers),
+		CASE(more_than_its_window),
+		CASE(flood_of_frames),
+		CASE(many_small_writes),
+		CASE(frames_come_in_order),
+		CASE(credit_comes_back),
+		CASE(sends_within_credit),
+		CASE(no_credit_in_time),
+		CASE(send_to_an_ended_stream),
+		CASE(client_goes_away),
+		CASE(close_soon),
+		CASE(close_soon_when_full),
+		CASE(signals_and_eof),
+		CASE(death_reaches_every_stream),
+		CASE(queued_frames_outlive_the_link),
+		cmocka_unit_test(stream_numbers_end),
+		CASE(many_threads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,7 +67,10 @@ void peer_write(struct peer *p, const void *data, size_t size)
 void peer_send(struct peer *p, enum guest_type type, uint8_t channel, uint32_t stream, const void *data, size_t size)
 {
 	struct guest_header header = {
-		.length = (uint32_t)size, .type = (uint8_t)type, .channel = channel, .stream = stream,
+		.length = (uint32_t)size,
+		.type = (uint8_t)type,
+		.channel = channel,
+		.stream = stream,
 	};
 	unsigned char bytes[GUEST_FRAME_MAX];
 
@@ -184,21 +187,24 @@ int call_hello(struct call *call)
 static struct tlv_writer fields_of(const struct call *call)
 {
 	return (struct tlv_writer){
-		.data = (unsigned char *)(uintptr_t)call->data, .size = call->size, .room = call->size,
+		.data = (unsigned char *)(uintptr_t)call->data,
+		.size = call->size,
+		.room = call->size,
 	};
 }
 
 int call_request(struct call *call)
 {
 	struct tlv_writer w = fields_of(call);
-	return link_request(call->peer->link, call->type, &w, call->timeout_ms, call->reply, &call->reply_size, &call->err);
+	return link_request(call->peer->link, call->type, &w, call->timeout_ms, call->reply, &call->reply_size,
+			    &call->err);
 }
 
 int call_open(struct call *call)
 {
 	struct tlv_writer w = fields_of(call);
-	return link_open(call->peer->link, call->type, &w, call->timeout_ms, &call->stream, call->reply, &call->reply_size,
-			 &call->err);
+	return link_open(call->peer->link, call->type, &w, call->timeout_ms, &call->stream, call->reply,
+			 &call->reply_size, &call->err);
 }
 
 int call_send(struct call *call)

@@ -22,8 +22,8 @@ struct peer {
 	unsigned char payload[GUEST_PAYLOAD_MAX];
 };
 
-int peer_setup(void **state);    /* a link that has said no HELLO yet */
-int peer_greeted(void **state);  /* one that has */
+int peer_setup(void **state);   /* a link that has said no HELLO yet */
+int peer_greeted(void **state); /* one that has */
 int peer_teardown(void **state);
 
 void peer_write(struct peer *p, const void *data, size_t size);

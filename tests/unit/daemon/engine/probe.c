@@ -45,8 +45,9 @@ static void decides(void **state)
 		enum engine_acceleration chosen = ENGINE_AUTO;
 		struct error err = { 0 };
 		char why[256] = "";
-		assert_int_equal(engine_decide(table[i].wanted, table[i].probe, table[i].per_second, &chosen, why, &err),
-				 table[i].result);
+		assert_int_equal(
+			engine_decide(table[i].wanted, table[i].probe, table[i].per_second, &chosen, why, &err),
+			table[i].result);
 		assert_int_equal(chosen, table[i].chosen);
 		if (!strstr(why, table[i].why))
 			fail_msg("case %zu: \"%s\"", i, why);

@@ -18,7 +18,12 @@ static const struct engine tcg = { .acceleration = ENGINE_TCG, .tcg_cache_mib = 
 static struct vm_spec spec_of(void)
 {
 	return (struct vm_spec){
-		.id = "sbx_1", .cpu_units = 1, .memory_mib = 512, .ram = -1, .state = -1, .acpi = true,
+		.id = "sbx_1",
+		.cpu_units = 1,
+		.memory_mib = 512,
+		.ram = -1,
+		.state = -1,
+		.acpi = true,
 		.mac = { 0x02, 0xaa, 0, 1, 2, 0xff },
 	};
 }
@@ -103,7 +108,8 @@ static void always(void **state)
 		assert_true(has("-no-user-config"));
 		assert_true(has("-no-reboot"));
 		assert_string_equal(value("-display"), "none");
-		assert_string_equal(value("-sandbox"), "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+		assert_string_equal(value("-sandbox"),
+				    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 		assert_non_null(strstr(value("-M"), "microvm"));
 		assert_non_null(strstr(value("-M"), "dump-guest-core=off"));
 		assert_true(has("driver=raw,node-name=base,file=base-file,read-only=on"));
@@ -119,7 +125,10 @@ static void always(void **state)
 
 static void vcpus(void **state)
 {
-	static const struct { uint32_t units; const char *vcpus; } cases[] = {
+	static const struct {
+		uint32_t units;
+		const char *vcpus;
+	} cases[] = {
 		{ 1, "1" }, { 4, "1" }, { 5, "2" }, { 8, "2" }, { 64, "16" },
 	};
 	struct vm_spec spec = spec_of();
@@ -203,9 +212,11 @@ static void overhead(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(with_kvm), cmocka_unit_test(with_tcg), cmocka_unit_test(always), cmocka_unit_test(vcpus),
-		cmocka_unit_test(memory), cmocka_unit_test(state_to_load), cmocka_unit_test(kernels),
-		cmocka_unit_test(what_does_not_fit_fails), cmocka_unit_test(overhead),
+		cmocka_unit_test(with_kvm), cmocka_unit_test(with_tcg),
+		cmocka_unit_test(always),   cmocka_unit_test(vcpus),
+		cmocka_unit_test(memory),   cmocka_unit_test(state_to_load),
+		cmocka_unit_test(kernels),  cmocka_unit_test(what_does_not_fit_fails),
+		cmocka_unit_test(overhead),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -110,7 +110,8 @@ static void greeting_that_does_not_come(void **state)
 
 static void capabilities_are_refused(void **state)
 {
-	assert_int_equal(try_open(*state, GREETING "{\"error\":{\"class\":\"E\",\"desc\":\"no\"}}\n", LONG_MS), -EREMOTEIO);
+	assert_int_equal(try_open(*state, GREETING "{\"error\":{\"class\":\"E\",\"desc\":\"no\"}}\n", LONG_MS),
+			 -EREMOTEIO);
 }
 
 /* ---- commands ---- */
@@ -122,7 +123,8 @@ static void result(void **state)
 	char text[256] = "";
 
 	say(f, "{\"return\":{\"status\":\"completed\"}}\r\n");
-	assert_int_equal(qmp_command(f->qmp, "query-migrate", json_pack("{s:i}", "a", 7), -1, LONG_MS, &answer, &f->err), 0);
+	assert_int_equal(
+		qmp_command(f->qmp, "query-migrate", json_pack("{s:i}", "a", 7), -1, LONG_MS, &answer, &f->err), 0);
 	assert_string_equal(json_string_value(json_object_get(answer, "status")), "completed");
 	json_decref(answer);
 	assert_true(read(f->theirs, text, sizeof(text) - 1) > 0);
@@ -159,7 +161,8 @@ static void events_between(void **state)
 	struct fake *f = *state;
 	json_t *data = NULL;
 
-	say(f, "{\"event\":\"RESUME\",\"data\":{\"n\":1}}\n{\"event\":\"STOP\",\"data\":{\"n\":2}}\n{\"event\":7}\n" OK);
+	say(f,
+	    "{\"event\":\"RESUME\",\"data\":{\"n\":1}}\n{\"event\":\"STOP\",\"data\":{\"n\":2}}\n{\"event\":7}\n" OK);
 	assert_int_equal(run(f, LONG_MS), 0);
 	assert_int_equal(qmp_wait_event(f->qmp, "STOP", LONG_MS, &data, &f->err), 0);
 	assert_int_equal(json_integer_value(json_object_get(data, "n")), 2);
@@ -315,7 +318,8 @@ static void passes_a_descriptor(void **state)
 	size_t count;
 
 	say(f, OK);
-	assert_int_equal(qmp_command(f->qmp, "getfd", json_pack("{s:s}", "fdname", "state"), file, LONG_MS, NULL, &f->err), 0);
+	assert_int_equal(
+		qmp_command(f->qmp, "getfd", json_pack("{s:s}", "fdname", "state"), file, LONG_MS, NULL, &f->err), 0);
 	assert_true(fd_recv(f->theirs, text, sizeof(text), fds, 2, &count) > 0);
 	assert_int_equal(count, 1);
 	assert_int_equal(fstat(file, &want), 0);
@@ -329,7 +333,8 @@ static void reason_of_shutdown(void **state)
 	struct fake *f = *state;
 	char reason[32] = "x";
 
-	say(f, "{\"event\":\"POWERDOWN\"}\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-panic\"}}\n");
+	say(f,
+	    "{\"event\":\"POWERDOWN\"}\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-panic\"}}\n");
 	shutdown(f->theirs, SHUT_RDWR);
 	qmp_shutdown_reason(f->qmp, reason);
 	assert_string_equal(reason, "guest-panic");
@@ -352,11 +357,25 @@ static void no_reason(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		OPENING(greeting_that_is_none), OPENING(greeting_that_does_not_come), OPENING(capabilities_are_refused),
-		CASE(result), CASE(answer_in_pieces), CASE(refusal_is_not_the_end), CASE(events_between),
-		CASE(events_of_an_earlier_command_are_forgotten), cmocka_unit_test(malformed), CASE(no_answer),
-		CASE(end_of_file), CASE(flood_of_events), CASE(line_without_end), CASE(large_events_are_not_kept),
-		CASE(many_events), CASE(deep_json), CASE(passes_a_descriptor), CASE(reason_of_shutdown), CASE(no_reason),
+		OPENING(greeting_that_is_none),
+		OPENING(greeting_that_does_not_come),
+		OPENING(capabilities_are_refused),
+		CASE(result),
+		CASE(answer_in_pieces),
+		CASE(refusal_is_not_the_end),
+		CASE(events_between),
+		CASE(events_of_an_earlier_command_are_forgotten),
+		cmocka_unit_test(malformed),
+		CASE(no_answer),
+		CASE(end_of_file),
+		CASE(flood_of_events),
+		CASE(line_without_end),
+		CASE(large_events_are_not_kept),
+		CASE(many_events),
+		CASE(deep_json),
+		CASE(passes_a_descriptor),
+		CASE(reason_of_shutdown),
+		CASE(no_reason),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

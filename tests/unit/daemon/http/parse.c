@@ -57,19 +57,23 @@ static void multipart(const char *type, const char *body, const char *wanted)
 
 static void test_multipart(void **state)
 {
-	multipart(TYPE, "--XX\r\n" PART("path") "/a\r\n--XX\r\n" PART("file") "data\r\n--XX--\r\n", "[path:/a][file:data]");
-	multipart(TYPE, "--XX\r\nContent-Type: a/b\r\ncontent-disposition:form-data;name=file; filename=\"x;y\\\"z\"\r\n\r\n"
-		  "\r\n\r\n--X\r\n--XX--", "[file*:\r\n\r\n--X]");
+	multipart(TYPE, "--XX\r\n" PART("path") "/a\r\n--XX\r\n" PART("file") "data\r\n--XX--\r\n",
+		  "[path:/a][file:data]");
+	multipart(TYPE,
+		  "--XX\r\nContent-Type: a/b\r\ncontent-disposition:form-data;name=file; filename=\"x;y\\\"z\"\r\n\r\n"
+		  "\r\n\r\n--X\r\n--XX--",
+		  "[file*:\r\n\r\n--X]");
 	multipart(TYPE, "--XX\r\n" PART("file") "\r\n--XX--", "[file:]");
-	multipart("multipart/form-data; charset=x; boundary=\"a b'c\"", "--a b'c\r\n" PART("p") "1\r\n--a b'c--", "[p:1]");
+	multipart("multipart/form-data; charset=x; boundary=\"a b'c\"", "--a b'c\r\n" PART("p") "1\r\n--a b'c--",
+		  "[p:1]");
 	multipart(TYPE, "--XX--", "");
 }
 
 static void test_multipart_refusals(void **state)
 {
-	multipart(TYPE, "--XX\r\n" PART("path") "/a\r\n", NULL);                  /* no end */
-	multipart(TYPE, "junk--XX\r\n" PART("path") "/a\r\n--XX--", NULL);         /* no boundary first */
-	multipart(TYPE, "--XX\r\nContent-Type: a/b\r\n\r\nx\r\n--XX--", NULL);     /* no name */
+	multipart(TYPE, "--XX\r\n" PART("path") "/a\r\n", NULL);               /* no end */
+	multipart(TYPE, "junk--XX\r\n" PART("path") "/a\r\n--XX--", NULL);     /* no boundary first */
+	multipart(TYPE, "--XX\r\nContent-Type: a/b\r\n\r\nx\r\n--XX--", NULL); /* no name */
 	multipart(TYPE, "--XX\r\nContent-Disposition: attachment; name=a\r\n\r\nx\r\n--XX--", NULL);
 	multipart(TYPE, "--XX\r\n" PART("a") "x\r\n--XXjunk", NULL);
 	multipart("multipart/form-data", "--\r\n", NULL);
@@ -187,9 +191,13 @@ static void test_cidrs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_multipart),     cmocka_unit_test(test_multipart_refusals),
-		cmocka_unit_test(test_multipart_bounds), cmocka_unit_test(test_json_bounds),
-		cmocka_unit_test(test_json_names_the_field), cmocka_unit_test(test_client_address), cmocka_unit_test(test_cidrs),
+		cmocka_unit_test(test_multipart),
+		cmocka_unit_test(test_multipart_refusals),
+		cmocka_unit_test(test_multipart_bounds),
+		cmocka_unit_test(test_json_bounds),
+		cmocka_unit_test(test_json_names_the_field),
+		cmocka_unit_test(test_client_address),
+		cmocka_unit_test(test_cidrs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,9 +27,9 @@ static int streams_done, last_status, done_count;
 
 static void on_echo(struct http_request *request, struct http_response *response)
 {
-	http_reply_json(response, 200, json_pack("{s:s, s:s, s:O, s:s}", "id", request->param, "address",
-						 request->address, "body", request->json, "q",
-						 http_query(request, "q") ? http_query(request, "q") : ""));
+	http_reply_json(response, 200,
+			json_pack("{s:s, s:s, s:O, s:s}", "id", request->param, "address", request->address, "body",
+				  request->json, "q", http_query(request, "q") ? http_query(request, "q") : ""));
 }
 
 static void on_slow(struct http_request *request, struct http_response *response)
@@ -53,7 +53,10 @@ static void release(bool value)
 }
 
 /* Says one line, then waits until its client leaves. */
-struct endless { int watch; bool said; };
+struct endless {
+	int watch;
+	bool said;
+};
 static ssize_t endless_read(void *context, char *data, size_t size)
 {
 	struct endless *endless = context;
@@ -118,8 +121,15 @@ static int start(void **state)
 	static const char *const proxies[] = { "10.0.0.0/8", "127.0.0.1" };
 	static const char *const origins[] = { "https://good.example" };
 	struct http_config config = {
-		.trusted_proxies = proxies, .trusted_count = 2, .cors_origins = origins, .cors_count = 1,
-		.early_ms = 300, .keepalive_ms = 100, .header_ms = 1500, .body_ms = 1500, .idle_ms = 4000,
+		.trusted_proxies = proxies,
+		.trusted_count = 2,
+		.cors_origins = origins,
+		.cors_count = 1,
+		.early_ms = 300,
+		.keepalive_ms = 100,
+		.header_ms = 1500,
+		.body_ms = 1500,
+		.idle_ms = 4000,
 	};
 	struct http_hooks hooks = { .admit = admit, .done = done };
 	struct error err = { 0 };
@@ -140,7 +150,8 @@ static void expect_status(const char *request, int status, const char *holds)
 {
 	_cleanup_free_ char *answer = client_once(port, request);
 	if (client_status(answer) != status || (holds && !strstr(answer, holds)))
-		fail_msg("request:\n%.200s\nanswer (wanted %d, %s):\n%.600s", request, status, holds ? holds : "", answer);
+		fail_msg("request:\n%.200s\nanswer (wanted %d, %s):\n%.600s", request, status, holds ? holds : "",
+			 answer);
 }
 
 #define HEAD "Host: a\r\nConnection: close\r\n"
@@ -192,7 +203,8 @@ static void test_json(void **state)
 	post("application/json", "{\"a\":1e999}", 400, NULL);
 	post("application/json", "{\"a\":18446744073709551616}", 400, NULL);
 	post("application/json", "{\"a\":NaN}", 400, NULL);
-	post("application/json", "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}", 400, "deeper");
+	post("application/json", "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}", 400,
+	     "deeper");
 }
 
 static void test_ambiguous_framing(void **state)
@@ -206,7 +218,8 @@ static void test_ambiguous_framing(void **state)
 	expect_status("POST /open HTTP/1.1\r\n" HEAD "Content-Length: -1\r\n\r\n{}", 400, NULL);
 	expect_status("POST /open HTTP/1.1\r\n" HEAD "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, NULL);
 	expect_status("POST /open HTTP/1.1\r\n" HEAD "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n"
-		      "0\r\n\r\n", 400, NULL);
+		      "0\r\n\r\n",
+		      400, NULL);
 	expect_status("GET /open HTTP/1.1\r\nConnection: close\r\n\r\n", 400, NULL);
 	expect_status("GET /open HTTP/1.1\r\nHost: a\r\n" HEAD "\r\n", 400, NULL);
 	expect_status("GET /open HTTP/1.1\r\n" HEAD "X-A: a\x01z\r\n\r\n", 400, NULL);
@@ -217,7 +230,8 @@ static void test_ambiguous_framing(void **state)
 /* After what is refused for its framing, nothing that follows may be taken for a request. */
 static void test_no_desync(void **state)
 {
-	_cleanup_free_ char *answer = client_once(port,
+	_cleanup_free_ char *answer = client_once(
+		port,
 		"POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
 		"GET /open?q=smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
 	assert_int_equal(client_status(answer), 400);
@@ -226,8 +240,8 @@ static void test_no_desync(void **state)
 
 static void test_pipelining(void **state)
 {
-	_cleanup_free_ char *answer = client_once(port,
-		"GET /open?q=one HTTP/1.1\r\nHost: a\r\n\r\nGET /open?q=two HTTP/1.1\r\n" HEAD "\r\n");
+	_cleanup_free_ char *answer = client_once(
+		port, "GET /open?q=one HTTP/1.1\r\nHost: a\r\n\r\nGET /open?q=two HTTP/1.1\r\n" HEAD "\r\n");
 	char *first = strstr(answer, "\"one\""), *second = strstr(answer, "\"two\"");
 	assert_non_null(first);
 	assert_non_null(second);
@@ -237,13 +251,15 @@ static void test_pipelining(void **state)
 static void test_body_too_large(void **state)
 {
 	/* 200 MB are announced and none are sent: the answer must not wait for them. */
-	expect_status("POST /open HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nContent-Length: 200000000\r\n\r\n",
+	expect_status("POST /open HTTP/1.1\r\n" HEAD
+		      "Content-Type: application/json\r\nContent-Length: 200000000\r\n\r\n",
 		      413, NULL);
 	size_t size = ((size_t)1 << 20) + 1;
 	_cleanup_free_ char *body = malloc(size);
 	memset(body, ' ', size);
 	int fd = client_connect(port);
-	client_send(fd, "POST /open HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nContent-Length: 1048577\r\n\r\n");
+	client_send(fd,
+		    "POST /open HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nContent-Length: 1048577\r\n\r\n");
 	client_send_n(fd, body, size);
 	_cleanup_free_ char *answer = client_read_all(fd, 10000, NULL);
 	close(fd);
@@ -252,12 +268,18 @@ static void test_body_too_large(void **state)
 
 static void test_chunked_body(void **state)
 {
-	expect_status("POST /open HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-		      "3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n", 200, "\"body\":{\"a\":1}");
-	expect_status("POST /open HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-		      "fffffffffffffffff\r\n", 413, NULL);
-	expect_status("POST /open HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-		      "zz\r\n{}\r\n0\r\n\r\n", 400, NULL);
+	expect_status("POST /open HTTP/1.1\r\n" HEAD
+		      "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+		      "3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n",
+		      200, "\"body\":{\"a\":1}");
+	expect_status("POST /open HTTP/1.1\r\n" HEAD
+		      "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+		      "fffffffffffffffff\r\n",
+		      413, NULL);
+	expect_status("POST /open HTTP/1.1\r\n" HEAD
+		      "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+		      "zz\r\n{}\r\n0\r\n\r\n",
+		      400, NULL);
 }
 
 static void test_admission_before_the_body(void **state)
@@ -336,8 +358,8 @@ static void test_slow_clients(void **state)
 {
 	dribble("GE", "T", 6000);
 	dribble("GET /open HTTP/1.1\r\nHost: a\r\n", "X-A: b\r\n", 6000);
-	dribble("POST /open HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{", " ",
-		6000);
+	dribble("POST /open HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
+		" ", 6000);
 }
 
 static void test_forwarded_for(void **state)
@@ -354,8 +376,8 @@ static void test_cors(void **state)
 	expect_status("OPTIONS /open HTTP/1.1\r\n" HEAD "Origin: https://good.example\r\n\r\n", 204,
 		      "Access-Control-Allow-Methods: GET, POST");
 	expect_status("OPTIONS /open HTTP/1.1\r\n" HEAD "Origin: https://evil.example\r\n\r\n", 405, NULL);
-	_cleanup_free_ char *answer =
-		client_once(port, "GET /open HTTP/1.1\r\n" HEAD "Origin: https://evil.example\r\n\r\n");
+	_cleanup_free_ char *answer = client_once(port,
+						  "GET /open HTTP/1.1\r\n" HEAD "Origin: https://evil.example\r\n\r\n");
 	assert_null(strstr(answer, "Access-Control"));
 }
 

@@ -42,7 +42,8 @@ static void make_certificate(unsigned char serial, bool key)
 
 	assert_int_equal(gnutls_x509_privkey_init(&private), 0);
 	assert_int_equal(gnutls_x509_privkey_generate(private, GNUTLS_PK_ECDSA,
-						      GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0), 0);
+						      GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0),
+			 0);
 	assert_int_equal(gnutls_x509_crt_init(&cert), 0);
 	gnutls_x509_crt_set_version(cert, 3);
 	gnutls_x509_crt_set_serial(cert, &serial, 1);
@@ -63,7 +64,11 @@ static void make_certificate(unsigned char serial, bool key)
 	gnutls_x509_privkey_deinit(private);
 }
 
-struct session { int fd; gnutls_session_t tls; gnutls_certificate_credentials_t credentials; };
+struct session {
+	int fd;
+	gnutls_session_t tls;
+	gnutls_certificate_credentials_t credentials;
+};
 
 static int session_open(struct session *session, const char *versions)
 {

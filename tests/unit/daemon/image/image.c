@@ -233,7 +233,9 @@ static void malformed_manifests(void **state)
 	char hex[65], text[4096], name[200];
 
 	digest_of("data", hex);
-	static const char *const unreadable[] = { "", "[]", "{", "{\"name\":\"a\",\"name\":\"b\"}", "{\"name\":\"a\\u0000\"}", "null" };
+	static const char *const unreadable[] = {
+		"", "[]", "{", "{\"name\":\"a\",\"name\":\"b\"}", "{\"name\":\"a\\u0000\"}", "null"
+	};
 	for (size_t i = 0; i < sizeof(unreadable) / sizeof(unreadable[0]); i++) {
 		put_manifest(c, "a", unreadable[i]);
 		put_data(c, "a", "data");
@@ -350,7 +352,8 @@ static void put_guest(struct cache *c, const char *kernel, const char *initramfs
 
 	digest_of(kernel, kernel_hex);
 	digest_of(initramfs, initramfs_hex);
-	snprintf(text, sizeof(text), "{\"kernel_sha256\":\"%s\",\"initramfs_sha256\":\"%s\"%s}", kernel_hex, initramfs_hex, more);
+	snprintf(text, sizeof(text), "{\"kernel_sha256\":\"%s\",\"initramfs_sha256\":\"%s\"%s}", kernel_hex,
+		 initramfs_hex, more);
 	put(c, "guest/kernel", kernel);
 	put(c, "guest/initramfs.cpio", initramfs);
 	put(c, "guest/manifest.json", text);
@@ -391,9 +394,12 @@ static void guest_kernel(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(names_and_aliases), CASE(the_default), CASE(what_is_in_it), CASE(damaged_from_the_start),
-		CASE(replaced_later), CASE(changed_in_place), CASE(malformed_manifests), CASE(manifest_that_is_too_large),
-		CASE(links_and_other_things), CASE(many_images), CASE(no_cache_folder), CASE(guest_kernel),
+		CASE(names_and_aliases),      CASE(the_default),
+		CASE(what_is_in_it),          CASE(damaged_from_the_start),
+		CASE(replaced_later),         CASE(changed_in_place),
+		CASE(malformed_manifests),    CASE(manifest_that_is_too_large),
+		CASE(links_and_other_things), CASE(many_images),
+		CASE(no_cache_folder),        CASE(guest_kernel),
 	};
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

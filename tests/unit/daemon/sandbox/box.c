@@ -131,13 +131,25 @@ int host_error(int r, struct error *err)
 	return error_set(err, EIO, "hidden");
 }
 
-static atomic_int saved_states;  /* what paused_remove would find */
+static atomic_int saved_states; /* what paused_remove would find */
 static int (*resume)(struct box *box, struct error *err);
 
-int box_resume_held(struct box *box, struct error *err) { return resume(box, err); }
-void box_book_usage(struct box *box, int64_t now_wall_ms) { (void)box, (void)now_wall_ms; }
-void box_last_stats(struct box *box, struct vm *vm) { (void)box, (void)vm; }
-void keeper_ask(struct sandboxes *s) { (void)s; }
+int box_resume_held(struct box *box, struct error *err)
+{
+	return resume(box, err);
+}
+void box_book_usage(struct box *box, int64_t now_wall_ms)
+{
+	(void)box, (void)now_wall_ms;
+}
+void box_last_stats(struct box *box, struct vm *vm)
+{
+	(void)box, (void)vm;
+}
+void keeper_ask(struct sandboxes *s)
+{
+	(void)s;
+}
 
 void paused_remove(struct sandboxes *s, const char *id)
 {
@@ -201,8 +213,14 @@ static int teardown(void **state)
 static struct box *new_box(struct world *w, const char *id, enum sandbox_status status)
 {
 	struct store_sandbox row = {
-		.name = "web", .image = "default", .status = status, .cpu_units = 1, .memory_mib = 512, .storage_gb = 10,
-		.created_ms = 1, .timeout_s = 3600,
+		.name = "web",
+		.image = "default",
+		.status = status,
+		.cpu_units = 1,
+		.memory_mib = 512,
+		.storage_gb = 10,
+		.created_ms = 1,
+		.timeout_s = 3600,
 	};
 
 	snprintf(row.id, sizeof(row.id), "%s", id);
@@ -260,8 +278,13 @@ static void lives_and_ends(void **state)
 
 static void ends_of_vms(void **state)
 {
-	static const struct { enum vm_end end; const char *reason; } cases[] = {
-		{ VM_END_OOM, "oom" }, { VM_END_GUEST_SHUTDOWN, "guest_shutdown" }, { VM_END_CRASHED, "host_error" },
+	static const struct {
+		enum vm_end end;
+		const char *reason;
+	} cases[] = {
+		{ VM_END_OOM, "oom" },
+		{ VM_END_GUEST_SHUTDOWN, "guest_shutdown" },
+		{ VM_END_CRASHED, "host_error" },
 		{ VM_END_LAUNCHER_LOST, "host_error" },
 	};
 	struct world *w = *state;
@@ -528,10 +551,17 @@ static void races(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(lives_and_ends), CASE(ends_of_vms), CASE(ended_before_it_was_installed),
-		CASE(not_installed_in_what_is_ending), CASE(belongs_to_its_organisation),
-		CASE(failures_of_what_is_ending), CASE(a_held_one_keeps_its_machine),
-		CASE(a_late_end_of_an_earlier_machine), CASE(deleted_during_its_resume), CASE(use_resumes), CASE(races),
+		CASE(lives_and_ends),
+		CASE(ends_of_vms),
+		CASE(ended_before_it_was_installed),
+		CASE(not_installed_in_what_is_ending),
+		CASE(belongs_to_its_organisation),
+		CASE(failures_of_what_is_ending),
+		CASE(a_held_one_keeps_its_machine),
+		CASE(a_late_end_of_an_earlier_machine),
+		CASE(deleted_during_its_resume),
+		CASE(use_resumes),
+		CASE(races),
 	};
 	log_init("test", "json", LOG_ERROR_ + 1);
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

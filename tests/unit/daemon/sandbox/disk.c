@@ -84,7 +84,8 @@ static int sparse_disk(struct place *p, const char *name)
 static void same_content(int a, int b)
 {
 	static char one[1 << 20], two[1 << 20];
-	static const off_t places[] = { 0, 2 * MIB, 3 * MIB, 4 * MIB, 499 * MIB, 500 * MIB, 501 * MIB, 502 * MIB, 1023 * MIB };
+	static const off_t places[] = { 0,         2 * MIB,   3 * MIB,   4 * MIB,   499 * MIB,
+					500 * MIB, 501 * MIB, 502 * MIB, 1023 * MIB };
 	struct stat sa, sb;
 
 	assert_int_equal(fstat(a, &sa), 0);
@@ -230,8 +231,13 @@ static void opens_what_is_there(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(copies_are_sparse), CASE(copies_between_file_systems), CASE(copies_of_nothing),
-		CASE(names_are_new_and_plain), CASE(reserve), CASE(blanks), CASE(opens_what_is_there),
+		CASE(copies_are_sparse),
+		CASE(copies_between_file_systems),
+		CASE(copies_of_nothing),
+		CASE(names_are_new_and_plain),
+		CASE(reserve),
+		CASE(blanks),
+		CASE(opens_what_is_there),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

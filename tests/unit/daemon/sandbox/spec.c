@@ -46,7 +46,11 @@ static int setup(void **state)
 	assert_int_equal(fd_write_file(dir, "images/default/manifest.json", text, strlen(text), 0600, NULL), 0);
 	assert_int_equal(images_open(w->path, &w->s.config.images, NULL), 0);
 	w->org = (struct store_org){
-		.id = "org_a", .cpu_units_max = 16, .memory_mib_max = 4096, .storage_gb_max = 20, .lifetime_s_max = 7200,
+		.id = "org_a",
+		.cpu_units_max = 16,
+		.memory_mib_max = 4096,
+		.storage_gb_max = 20,
+		.lifetime_s_max = 7200,
 	};
 	w->actor = (struct sandbox_actor){ .org = &w->org, .key = "key_a" };
 	*state = w;
@@ -284,12 +288,24 @@ static void merged_environment(void **state)
 static void kept_rules(void **state)
 {
 	static const char *const good[] = {
-		"{}", "{\"outbound\":\"allow\"}", "{\"outbound\":\"deny\",\"allow\":[\"1.1.1.0/24\",\"example.com\"]}",
-		"{\"deny\":[\"198.51.100.1\"],\"bandwidth_mbps\":10}", "{\"allow\":null,\"deny\":null}",
+		"{}",
+		"{\"outbound\":\"allow\"}",
+		"{\"outbound\":\"deny\",\"allow\":[\"1.1.1.0/24\",\"example.com\"]}",
+		"{\"deny\":[\"198.51.100.1\"],\"bandwidth_mbps\":10}",
+		"{\"allow\":null,\"deny\":null}",
 	};
 	static const char *const wrong[] = {
-		"", "[]", "null", "{", "{\"outbound\":7}", "{\"outbound\":\"perhaps\"}", "{\"deny\":\"198.51.100.1\"}", "{\"deny\":[7]}",
-		"{\"deny\":{}}", "{\"bandwidth_mbps\":-1}", "{\"bandwidth_mbps\":4294967297}",
+		"",
+		"[]",
+		"null",
+		"{",
+		"{\"outbound\":7}",
+		"{\"outbound\":\"perhaps\"}",
+		"{\"deny\":\"198.51.100.1\"}",
+		"{\"deny\":[7]}",
+		"{\"deny\":{}}",
+		"{\"bandwidth_mbps\":-1}",
+		"{\"bandwidth_mbps\":4294967297}",
 	};
 	struct error err = { 0 };
 	struct net_rules *rules;
@@ -333,7 +349,8 @@ static void rows(void **state)
 static void errors_of_the_host(void **state)
 {
 	static const int kept[] = { EINVAL, EBUSY, EPROTO, EDQUOT, EAGAIN, ENOSPC, ETIMEDOUT, EKEYREVOKED };
-	static const int hidden[] = { EPIPE, ENOENT, EEXIST, EACCES, EFBIG, EPERM, EREMOTEIO, ENOMEM, EIO, ECONNRESET, ENOTSUP };
+	static const int hidden[] = { EPIPE,     ENOENT, EEXIST, EACCES,     EFBIG,  EPERM,
+				      EREMOTEIO, ENOMEM, EIO,    ECONNRESET, ENOTSUP };
 	struct error err;
 
 	(void)state;
@@ -356,8 +373,15 @@ static void errors_of_the_host(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(defaults), CASE(sizes), CASE(host_bounds), CASE(names), CASE(environment), cmocka_unit_test(host_names),
-		cmocka_unit_test(merged_environment), cmocka_unit_test(kept_rules), cmocka_unit_test(rows),
+		CASE(defaults),
+		CASE(sizes),
+		CASE(host_bounds),
+		CASE(names),
+		CASE(environment),
+		cmocka_unit_test(host_names),
+		cmocka_unit_test(merged_environment),
+		cmocka_unit_test(kept_rules),
+		cmocka_unit_test(rows),
 		cmocka_unit_test(errors_of_the_host),
 	};
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

@@ -205,7 +205,9 @@ static void verification(void **state)
 	assert_int_equal(verify(&w->s, "kez", w->dir, &w->t, &w->err), -EPROTO);
 	put(w->t.state, 3, "x");
 	assert_int_equal(verify(&w->s, "key", w->dir, &w->t, &w->err), -EPROTO);
-	static const char *const wrong[] = { "", "{}", "{\"checksum\":7}", "{\"checksum\":\"00\"}", "[]", "{\"checksum\":\"\"}" };
+	static const char *const wrong[] = {
+		"", "{}", "{\"checksum\":7}", "{\"checksum\":\"00\"}", "[]", "{\"checksum\":\"\"}"
+	};
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		assert_int_equal(fd_write_file(w->dir, "manifest.json", wrong[i], strlen(wrong[i]), 0600, NULL), 0);
 		assert_int_equal(verify(&w->s, "key", w->dir, &w->t, &w->err), -EPROTO);
@@ -275,8 +277,9 @@ static void kinds_make_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(layout_does_not_count), CASE(every_byte_counts), CASE(everything_else_counts), CASE(another_secret),
-		CASE(verification), CASE(parts), CASE(kinds_make_room),
+		CASE(layout_does_not_count), CASE(every_byte_counts), CASE(everything_else_counts),
+		CASE(another_secret),        CASE(verification),      CASE(parts),
+		CASE(kinds_make_room),
 	};
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

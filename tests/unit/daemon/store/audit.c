@@ -51,9 +51,9 @@ static void empty(void **state)
 
 static void altered(void **state)
 {
-	static const char *const columns[] = { "when_ms = 1", "request = 'x'", "org = 'x'", "key = 'x'", "address = 'x'",
-					       "action = 'x'", "target = 'x'", "outcome = 'x'", "status = 5",
-					       "duration_us = 5", "detail = 'x'", "hash = 'x'",
+	static const char *const columns[] = { "when_ms = 1", "request = 'x'", "org = 'x'", "key = 'x'",
+					       "address = 'x'", "action = 'x'", "target = 'x'", "outcome = 'x'",
+					       "status = 5", "duration_us = 5", "detail = 'x'", "hash = 'x'",
 					       /* moving a border between two texts must show as well */
 					       "org = org || substr(key, 1, 1), key = substr(key, 2)",
 					       "detail = printf('%.*c', 5000, 'x')" };
@@ -106,9 +106,10 @@ static void inserted(void **state)
 {
 	struct support *s = *state;
 
-	support_sql(s, "UPDATE audit SET seq = -seq - 1 WHERE seq >= 5; UPDATE audit SET seq = -seq WHERE seq < 0;"
-		       "INSERT INTO audit SELECT 5, when_ms, request, org, key, address, 'forged', target, outcome, status,"
-		       " duration_us, detail, hash FROM audit WHERE seq = 4");
+	support_sql(
+		s, "UPDATE audit SET seq = -seq - 1 WHERE seq >= 5; UPDATE audit SET seq = -seq WHERE seq < 0;"
+		   "INSERT INTO audit SELECT 5, when_ms, request, org, key, address, 'forged', target, outcome, status,"
+		   " duration_us, detail, hash FROM audit WHERE seq = 4");
 	expect_wrong(s, 5, "inserted");
 }
 
@@ -116,8 +117,10 @@ static void inserted_at_the_end(void **state)
 {
 	struct support *s = *state;
 
-	support_sql(s, "INSERT INTO audit SELECT 11, when_ms, request, org, key, address, 'forged', target, outcome, status,"
-		       " duration_us, detail, hash FROM audit WHERE seq = 4");
+	support_sql(
+		s,
+		"INSERT INTO audit SELECT 11, when_ms, request, org, key, address, 'forged', target, outcome, status,"
+		" duration_us, detail, hash FROM audit WHERE seq = 4");
 	expect_wrong(s, 11, "inserted");
 	assert_int_equal(store_audit_add(s->store, &(struct store_audit){ .action = "x" }, &s->err), -EBADMSG);
 }
@@ -165,10 +168,13 @@ static void pruned(void **state)
 	ok(store_audit_prune(s->store, 401, &removed, &s->err));
 	assert_int_equal(removed, 0);
 
-	support_sql(s, "INSERT INTO audit SELECT 2, when_ms, request, org, key, address, 'forged', target, outcome, status,"
-		       " duration_us, detail, hash FROM audit WHERE seq = 6");
+	support_sql(
+		s, "INSERT INTO audit SELECT 2, when_ms, request, org, key, address, 'forged', target, outcome, status,"
+		   " duration_us, detail, hash FROM audit WHERE seq = 6");
 	expect_wrong(s, 2, "inserted");
-	support_sql(s, "DELETE FROM audit WHERE seq = 2; UPDATE audit_head SET base_seq = 5; DELETE FROM audit WHERE seq = 5");
+	support_sql(
+		s,
+		"DELETE FROM audit WHERE seq = 2; UPDATE audit_head SET base_seq = 5; DELETE FROM audit WHERE seq = 5");
 	expect_wrong(s, 0, "altered");
 }
 
@@ -253,9 +259,21 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, ten_rows, support_teardown)
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(empty, support_setup, support_teardown), T(whole), T(altered), T(removed),
-		T(first_removed), T(tail_removed), T(inserted), T(inserted_at_the_end), T(swapped), T(other_history), T(pruned), T(prune_all),
-		T(prune_hides_nothing), T(prune_in_steps), T(lists),
+		cmocka_unit_test_setup_teardown(empty, support_setup, support_teardown),
+		T(whole),
+		T(altered),
+		T(removed),
+		T(first_removed),
+		T(tail_removed),
+		T(inserted),
+		T(inserted_at_the_end),
+		T(swapped),
+		T(other_history),
+		T(pruned),
+		T(prune_all),
+		T(prune_hides_nothing),
+		T(prune_in_steps),
+		T(lists),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

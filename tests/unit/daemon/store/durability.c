@@ -229,9 +229,11 @@ static int fill_until_full(struct support *s)
 		if (r == 0)
 			r = store_exec_add(s->store, &exec, &s->err);
 		if (r == 0)
-			r = store_audit_add(s->store, &(struct store_audit){ .action = "exec", .outcome = "ok" }, &s->err);
+			r = store_audit_add(s->store, &(struct store_audit){ .action = "exec", .outcome = "ok" },
+					    &s->err);
 		else if (r == -ENOSPC) /* the transaction is gone: nothing may be written outside of it */
-			assert_int_not_equal(store_audit_add(s->store, &(struct store_audit){ .action = "exec" }, NULL), 0);
+			assert_int_not_equal(store_audit_add(s->store, &(struct store_audit){ .action = "exec" }, NULL),
+					     0);
 		if (r == 0)
 			r = store_commit(s->store, &s->err);
 		else
@@ -297,7 +299,8 @@ static void *keep_writing(void *data)
 	struct busy *busy = data;
 
 	while (!atomic_load(&busy->stop)) {
-		atomic_fetch_add(&busy->failures, store_audit_add(busy->s->store, &(struct store_audit){ .action = "w" }, NULL) < 0);
+		atomic_fetch_add(&busy->failures,
+				 store_audit_add(busy->s->store, &(struct store_audit){ .action = "w" }, NULL) < 0);
 		atomic_fetch_add(&busy->written, 1);
 	}
 	return NULL;
@@ -352,8 +355,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(private_files), T(reopened), T(newer_schema), T(damaged), T(secrets), T(first_starts_race), T(no_folder), T(killed_writer),
-		T(full_disk), T(backup_while_writing),
+		T(private_files),     T(reopened),  T(newer_schema),  T(damaged),   T(secrets),
+		T(first_starts_race), T(no_folder), T(killed_writer), T(full_disk), T(backup_while_writing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

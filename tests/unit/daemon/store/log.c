@@ -90,8 +90,10 @@ static void samples(void **state)
 
 	two_sandboxes(s);
 	for (int i = 1; i <= 5; i++)
-		ok(store_sample_add(s->store, "sbx_a", &(struct store_sample){ i, i * 1.5, UINT64_C(1) << (30 + i) }, &s->err));
-	ok(store_sample_add(s->store, "sbx_a", &(struct store_sample){ 5, 99.5, 5 }, &s->err)); /* the same moment again */
+		ok(store_sample_add(s->store, "sbx_a", &(struct store_sample){ i, i * 1.5, UINT64_C(1) << (30 + i) },
+				    &s->err));
+	ok(store_sample_add(s->store, "sbx_a", &(struct store_sample){ 5, 99.5, 5 },
+			    &s->err)); /* the same moment again */
 	assert_int_equal(store_sample_add(s->store, "sbx_x", &(struct store_sample){ 1, 1, 1 }, &s->err), -ENOENT);
 	ok(store_sample_list(s->store, "sbx_a", 2, 0, 3, &rows, &count, &s->err));
 	assert_int_equal(count, 3);
@@ -148,7 +150,8 @@ static void idempotency(void **state)
 	assert_string_equal(found.answer, "{\"key\":\"sk_live_x\"}");
 	assert_string_equal(found.target, "sbx_9");
 	free(found.answer);
-	assert_int_equal(support_sql_int(s, "SELECT count(*) FROM idempotency WHERE instr(answer, CAST('sk_live' AS BLOB))"), 0);
+	assert_int_equal(
+		support_sql_int(s, "SELECT count(*) FROM idempotency WHERE instr(answer, CAST('sk_live' AS BLOB))"), 0);
 	assert_int_equal(store_idem_finish(s->store, "org_a", "never", 200, "", &s->err), -ENOENT);
 
 	ok(store_idem_drop(s->store, "org_a", "once", &s->err));
@@ -160,7 +163,9 @@ static void idempotency(void **state)
 static void usage(void **state)
 {
 	struct support *s = *state;
-	struct store_usage more = { .org = "org_a", .day = "2026-01-31", .sandbox_s = 1.5, .bytes_in = 7, .creates = 1 };
+	struct store_usage more = {
+		.org = "org_a", .day = "2026-01-31", .sandbox_s = 1.5, .bytes_in = 7, .creates = 1
+	};
 	struct store_usage *rows;
 	size_t count;
 

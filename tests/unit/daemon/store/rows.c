@@ -155,7 +155,8 @@ static void env_is_sealed(void **state)
 	a.env = strdup("{\"K\":\"a secret value\"}");
 	ok(store_sandbox_add(s->store, &a, &s->err));
 	ok(store_sandbox_add(s->store, &b, &s->err));
-	assert_int_equal(support_sql_int(s, "SELECT count(*) FROM sandbox WHERE instr(env, CAST('a secret' AS BLOB))"), 0);
+	assert_int_equal(support_sql_int(s, "SELECT count(*) FROM sandbox WHERE instr(env, CAST('a secret' AS BLOB))"),
+			 0);
 	assert_int_equal(support_sql_int(s, "SELECT length(env) FROM sandbox WHERE id = 'sbx_1'"),
 			 1 + 24 + 16 + (int64_t)strlen(a.env));
 	/* Another tenant's row does not open with it. */
@@ -240,8 +241,15 @@ static void sandbox_lists(void **state)
 static void snapshots(void **state)
 {
 	struct support *s = *state;
-	struct store_snapshot row, want = { .id = "snap_1", .org = "org_a", .name = "one", .quick = true, .source = "sbx_1",
-					    .source_name = "web", .image = "default", .cpu_units = 1, .created_ms = 7 };
+	struct store_snapshot row, want = { .id = "snap_1",
+					    .org = "org_a",
+					    .name = "one",
+					    .quick = true,
+					    .source = "sbx_1",
+					    .source_name = "web",
+					    .image = "default",
+					    .cpu_units = 1,
+					    .created_ms = 7 };
 	struct store_snapshot *rows;
 	struct store_totals totals;
 	char ids[4][STORE_ID_MAX];
@@ -301,8 +309,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(orgs), T(keys), T(key_live), T(sandboxes), T(env_is_sealed), T(sandbox_lists), T(snapshots),
-		T(unterminated_text),
+		T(orgs),          T(keys),          T(key_live),  T(sandboxes),
+		T(env_is_sealed), T(sandbox_lists), T(snapshots), T(unterminated_text),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

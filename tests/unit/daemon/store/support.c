@@ -43,9 +43,18 @@ void support_reopen(struct support *s)
 struct store_org support_org(const char *id)
 {
 	struct store_org org = {
-		.tier = "pro", .log_output = true, .requests_per_minute = 300, .sandboxes_max = 50, .cpu_units_max = -1,
-		.memory_mib_max = 4096, .storage_gb_max = 100, .snapshots_max = 7, .lifetime_s_max = 86400,
-		.execs_max = 8, .upload_bytes_max = INT64_C(1) << 40, .created_ms = 1000,
+		.tier = "pro",
+		.log_output = true,
+		.requests_per_minute = 300,
+		.sandboxes_max = 50,
+		.cpu_units_max = -1,
+		.memory_mib_max = 4096,
+		.storage_gb_max = 100,
+		.snapshots_max = 7,
+		.lifetime_s_max = 86400,
+		.execs_max = 8,
+		.upload_bytes_max = INT64_C(1) << 40,
+		.created_ms = 1000,
 	};
 	snprintf(org.id, sizeof(org.id), "%s", id);
 	snprintf(org.name, sizeof(org.name), "name of %s", id);
@@ -65,8 +74,15 @@ struct store_key support_key(const char *org, const char *id, unsigned char hash
 struct store_sandbox support_sandbox(const char *org, const char *id, int64_t created_ms)
 {
 	struct store_sandbox row = {
-		.key = "key_a", .name = "web", .image = "default", .status = SANDBOX_CREATING, .cpu_units = 2,
-		.memory_mib = 512, .storage_gb = 10, .created_ms = created_ms, .timeout_s = 3600,
+		.key = "key_a",
+		.name = "web",
+		.image = "default",
+		.status = SANDBOX_CREATING,
+		.cpu_units = 2,
+		.memory_mib = 512,
+		.storage_gb = 10,
+		.created_ms = created_ms,
+		.timeout_s = 3600,
 	};
 	snprintf(row.id, sizeof(row.id), "%s", id);
 	snprintf(row.org, sizeof(row.org), "%s", org);
@@ -76,8 +92,15 @@ struct store_sandbox support_sandbox(const char *org, const char *id, int64_t cr
 void support_audit(struct support *s, const char *action, int64_t when_ms)
 {
 	struct store_audit row = {
-		.when_ms = when_ms, .request = "req_1", .org = "org_a", .key = "key_a", .address = "192.0.2.1",
-		.target = "sbx_1", .outcome = "ok", .status = 201, .duration_us = 15,
+		.when_ms = when_ms,
+		.request = "req_1",
+		.org = "org_a",
+		.key = "key_a",
+		.address = "192.0.2.1",
+		.target = "sbx_1",
+		.outcome = "ok",
+		.status = 201,
+		.duration_us = 15,
 	};
 	snprintf(row.action, sizeof(row.action), "%s", action);
 	ok(store_audit_add(s->store, &row, &s->err));

@@ -16,7 +16,7 @@ struct support {
 	struct error err;
 };
 
-int support_setup(void **state);    /* *state: struct support with the organisations org_a and org_b in it */
+int support_setup(void **state); /* *state: struct support with the organisations org_a and org_b in it */
 int support_teardown(void **state);
 void support_reopen(struct support *s);
 struct store_org support_org(const char *id);
@@ -28,10 +28,10 @@ void support_sql(struct support *s, const char *sql);
 int64_t support_sql_int(struct support *s, const char *sql);
 
 /* A failure shows the error's text. */
-#define ok(call) \
-	do { \
-		s->err.text[0] = '\0'; \
-		int ok_r_ = (call); \
-		if (ok_r_ != 0) \
+#define ok(call)                                                          \
+	do {                                                              \
+		s->err.text[0] = '\0';                                    \
+		int ok_r_ = (call);                                       \
+		if (ok_r_ != 0)                                           \
 			fail_msg("%s: %d %s", #call, ok_r_, s->err.text); \
 	} while (0)

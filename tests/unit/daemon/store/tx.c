@@ -181,7 +181,8 @@ static void *work(void *data)
 
 	for (int i = 0; i < ROUNDS; i++) {
 		if (i % 5 == 4)
-			worker->failures += store_audit_add(worker->s->store, &(struct store_audit){ .action = "alone" }, NULL) < 0;
+			worker->failures += store_audit_add(worker->s->store,
+							    &(struct store_audit){ .action = "alone" }, NULL) < 0;
 		else
 			worker->failures += count_up(worker->s->store, worker->number, i % 5 == 3) < 0;
 		worker->failures += store_key_list(worker->s->store, "org_a", 1, 1000, &rows, &count, &total, NULL) < 0;
@@ -244,7 +245,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, support_setup, support_teardown)
 	const struct CMUnitTest tests[] = {
-		T(commit_and_rollback), T(nested), T(failure_inside), T(thrown_away), T(list_is_one_snapshot), T(threads), T(others_give_up),
+		T(commit_and_rollback),  T(nested),  T(failure_inside), T(thrown_away),
+		T(list_is_one_snapshot), T(threads), T(others_give_up),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
