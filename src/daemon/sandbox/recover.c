@@ -62,6 +62,12 @@ static int lose(struct sandboxes *s, struct store_sandbox *row, struct error *er
 	return r;
 }
 
+/* There is no saved state, or what is there never was one. */
+static bool is_no_state(int r)
+{
+	return r == -ENOENT || r == -EPROTO || r == -ENOTDIR || r == -ELOOP || r == -EFBIG;
+}
+
 static int recover_sandboxes(struct sandboxes *s, uint64_t *kept, uint64_t *lost, struct error *err)
 {
 	struct store_sandbox_filter live = { .live = true };
@@ -77,17 +83,24 @@ static int recover_sandboxes(struct sandboxes *s, uint64_t *kept, uint64_t *lost
 		uint64_t stayed = 0;
 		for (size_t i = 0; i < count && r == 0; i++) {
 			struct paused paused;
+			struct error why = { 0 };
 			struct box *already = box_find(s, NULL, rows[i].id);
 			if (already) {
 				box_put(already);
 				stayed++;
-			} else if (paused_read(s, rows[i].id, &paused, NULL) == 0) {
+				continue;
+			}
+			int p = paused_read(s, rows[i].id, &paused, &why);
+			if (p == 0) {
 				r = keep_paused(s, &rows[i], &paused, err);
 				(*kept)++;
 				stayed++;
-			} else {
+			} else if (is_no_state(p)) {
 				r = lose(s, &rows[i], err);
 				(*lost)++;
+			} else {
+				/* The disk or the limits: what cannot be read now may be read later, and is not thrown away. */
+				r = error_set(err, -p, "the saved state of %s: %s", rows[i].id, why.text);
 			}
 		}
 		store_sandboxes_free(rows, count);
