@@ -55,15 +55,22 @@ def told(api, identifier, reasons=REASONS):
     return False
 
 
+def own_links(daemon):
+    """Names of this installation's network links: others run at the same time."""
+    tag = daemon.events("launcher_ready")[-1]["tag"]
+    return {link for link in links() if f"-{tag}-" in link}
+
+
 def nothing_of_it_is_left(daemon, before):
     wait_until(lambda: len(daemon.vms()) <= len(daemon.api().live()), "no VM without a sandbox")
-    wait_until(lambda: len(links()) <= before, "no link is left")
+    # Up to eight network slots wait for the next sandboxes.
+    wait_until(lambda: len(own_links(daemon)) <= max(before, 8), "no link is left")
 
 
 @pytest.mark.limit(200)
 def test_kill_9_with_sandboxes_running(up):
     api = up.api()
-    before = len(links())
+    before = len(own_links(up))
     boxes = [api.create(name=f"run{number}") for number in range(3)]
     paused = api.create(name="paused")
     paused.run("echo memory > /dev/shm/x 2>/dev/null || echo memory > /tmp/x")
@@ -247,7 +254,8 @@ def test_ids_are_not_used_again(up):
     before.remove()
     up.kill()
     up.start()
-    refused(up.api().delete(f"/v1/sandboxes/{before.id[:-1]}x/delete"), 404, "not_found")
+    other = before.id[:-1] + ("y" if before.id.endswith("x") else "x")
+    refused(up.api().delete(f"/v1/sandboxes/{other}/delete"), 404, "not_found")
     assert up.api().create().id != before.id
 
 

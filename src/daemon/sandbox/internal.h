@@ -71,7 +71,7 @@ struct slot {
 struct netpool {
 	struct launcher *launcher;
 	pthread_mutex_t lock;
-	struct slot ready[16];
+	struct slot ready[8]; /* more than are made ahead: what sandboxes give back serves the next ones */
 	size_t ready_count;
 	unsigned char used[LAUNCHER_SLOTS_MAX / 8];
 };
