@@ -33,6 +33,7 @@ struct config {
 	uint64_t pool_size;
 	char pool_image[CONFIG_TEXT];
 	/* limits */
+	uint64_t io_mib_per_s, io_ops_per_s;
 	uint64_t memory_reserve_mib, disk_reserve_mib, template_budget_mib;
 	/* network */
 	char uplink[32], net_base[32], upstreams[CONFIG_TEXT];

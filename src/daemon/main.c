@@ -126,6 +126,8 @@ static int choose_engine(struct daemon *d, struct error *err)
 	int probe = wanted == ENGINE_TCG ? -ENOTSUP : doctor_kvm_probe(&rate, NULL);
 
 	d->engine.tcg_cache_mib = (uint32_t)d->config.tcg_cache_mib;
+	d->engine.io_bytes_per_s = d->config.io_mib_per_s << 20;
+	d->engine.io_ops_per_s = d->config.io_ops_per_s;
 	int r = engine_decide(wanted, probe, rate, &d->engine.acceleration, d->why, err);
 	if (r == 0 && d->engine.acceleration == ENGINE_TCG)
 		d->engine.tsc_khz = tsc_khz();

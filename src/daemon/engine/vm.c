@@ -285,6 +285,17 @@ static int load(struct vm *vm, int state, struct error *err)
 	return r;
 }
 
+/* What the guest may ask of its disk. A second's worth may come at once. Not part of a saved state. */
+static int limit_io(struct vm *vm, const struct engine *engine, struct error *err)
+{
+	if (!engine->io_bytes_per_s && !engine->io_ops_per_s)
+		return 0;
+	json_t *limits = json_pack("{s:s, s:I, s:i, s:i, s:I, s:i, s:i}", "id", "disk1", "bps",
+				   (json_int_t)engine->io_bytes_per_s, "bps_rd", 0, "bps_wr", 0, "iops",
+				   (json_int_t)engine->io_ops_per_s, "iops_rd", 0, "iops_wr", 0);
+	return qmp_command(vm->qmp, "block_set_io_throttle", limits, -1, COMMAND_MS, NULL, err);
+}
+
 static void vm_free(struct vm *vm)
 {
 	link_put(vm->link);
@@ -362,6 +373,8 @@ int vm_start(const struct engine *engine, const struct vm_spec *spec, void (*end
 	if (r == 0)
 		r = connect_channels(vm, spec, &c, err);
 	channels_close(&c);
+	if (r == 0)
+		r = limit_io(vm, engine, err);
 	if (r == 0 && spec->state >= 0)
 		r = load(vm, spec->state, err);
 	if (r == 0) {

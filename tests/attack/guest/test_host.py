@@ -53,6 +53,18 @@ def test_c07_disk_and_memory_files_are_cut_under_the_vm(private):
 
 
 @pytest.mark.limit(120)
+def test_j03_disk_bandwidth_is_held(private):
+    """limits.io_mib_per_s: eight megabytes at one a second take at least six seconds after the first second's burst."""
+    api = private({"limits": {"io_mib_per_s": 1}}).start().api()
+    with api.create(resources={"cpus": 4}) as box:
+        write = "dd if=/dev/zero of=/workspace/x bs=64K count=128 oflag=direct 2>&1"
+        begin = time.monotonic()
+        assert box.execute(write, timeout=60).json["exit_code"] == 0
+        assert time.monotonic() - begin > 5, "it wrote faster than it may"
+        assert box.out("echo fine") == "fine\n"
+
+
+@pytest.mark.limit(120)
 def test_n02_vm_processes_killed_at_any_moment(quiet):
     """Killed while a command, an upload or nothing runs: told truthfully, its neighbours and the daemon go on."""
     daemon, api, keeper = quiet
