@@ -28,8 +28,8 @@ struct engine {
 	struct launcher *launcher;
 	enum engine_acceleration acceleration; /* KVM or TCG */
 	uint32_t tcg_cache_mib;                /* QEMU's code cache, 16..1024 */
-	uint64_t io_bytes_per_s; /* of a scratch disk, both directions together; 0 = no limit */
-	uint64_t io_ops_per_s;   /* requests, likewise */
+	uint64_t io_bytes_per_s;               /* of a scratch disk, both directions together; 0 = no limit */
+	uint64_t io_ops_per_s;                 /* requests, likewise */
 	uint32_t tsc_khz;                      /* the host's, 0 = unknown: spares the guest its calibration under TCG */
 };
 
