@@ -153,6 +153,8 @@ static int start_launcher(struct daemon *d, struct error *err)
 		.uplink = c->uplink,
 		.net_base = c->net_base_address,
 		.kvm = d->engine.acceleration == ENGINE_KVM,
+		.io_bytes = c->io_mib_per_s << 20,
+		.io_ops = (uint32_t)c->io_ops_per_s,
 	};
 	/* After a crash of akirad the launcher before us may still be taking its VMs down. */
 	int64_t deadline = time_mono_ms() + LAUNCHER_WAIT_MS;

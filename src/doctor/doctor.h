@@ -54,7 +54,8 @@ enum doctor_status doctor_worst(const struct doctor_fact *facts, size_t count);
 
 /*
  * The jail of one VM process, from outside: /proc of the process and its cgroup. `what` is a pid or (part of) a
- * sandbox's id, of which exactly one process must be found by its cgroup. Each layer is DOCTOR_OK or DOCTOR_FAIL.
+ * sandbox's id, of which exactly one process must be found by its cgroup. Each layer is DOCTOR_OK or DOCTOR_FAIL;
+ * io-limit is DOCTOR_WARN where the cgroup has none.
  * -ENOENT: no such process; -EEXIST: several; -EACCES: it takes root.
  */
 int doctor_jail(const char *what, struct doctor_fact **facts, size_t *count, struct error *err);

@@ -211,6 +211,31 @@ static void check_limit(const struct jail_view *view, const struct limit *limit)
 	      path + strlen("/sys/fs/cgroup"));
 }
 
+/* No fault of the jail where there is none: it may be configured away, or the file system have no disk of its own. */
+static void check_io(const struct jail_view *view)
+{
+	static const char *const v1[] = { "blkio.throttle.write_bps_device", "blkio.throttle.write_iops_device" };
+	static const char *const v2[] = { "io.max" };
+	char dir[PATH_SIZE], path[2 * PATH_SIZE], value[256] = "";
+	bool is_v2 = false;
+	bool found = group_path(view, "blkio", &is_v2, dir, sizeof(dir));
+	size_t count = !found ? 0 : is_v2 ? 1 : 2;
+	for (size_t i = 0; i < count && !*value; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, is_v2 ? v2[i] : v1[i]);
+		if (doctor_read(view->d, path, value, sizeof(value)) < 0)
+			value[0] = '\0';
+	}
+	value[strcspn(value, "\n")] = '\0';
+	if (*value)
+		judge(view, "io-limit", true, "%s (%s)", value, path + strlen("/sys/fs/cgroup"));
+	else
+		doctor_add(
+			view->d, "io-limit", DOCTOR_WARN,
+			"see limits.io_mib_per_s; a limit needs a data folder on a disk of its own (no overlay, tmpfs, "
+			"btrfs) and the controller io (v1: blkio)",
+			"none by the cgroup, QEMU's own throttle alone");
+}
+
 static void check_cgroup(const struct jail_view *view)
 {
 	static const struct limit limits[] = {
@@ -220,6 +245,7 @@ static void check_cgroup(const struct jail_view *view)
 	};
 	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++)
 		check_limit(view, &limits[i]);
+	check_io(view);
 }
 
 /* ---- files ---- */

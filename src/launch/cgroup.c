@@ -1,6 +1,5 @@
 #include "launch/cgroup.h"
 
-#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,20 +10,19 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "base/str.h"
+#include "launch/cgroup_internal.h"
 
-static const char *const controllers[] = { "memory", "cpu", "pids", "cpuacct", "devices", "freezer" };
-static_assert(sizeof controllers / sizeof controllers[0] == CGROUP_KINDS, "one name a kind");
-#define NEEDED 3 /* the first so many must be there */
+const char *const cgroup_controllers[CGROUP_KINDS] = {
+	"memory", "cpu", "pids", "cpuacct", "devices", "freezer", "blkio"
+};
 
 /*
  * Long, so that a short command runs through: what a quarter of a CPU may use within it, 100 ms and as much again saved
  * up while it was idle, is what a first command takes under emulation. The average is what was granted all the same.
  */
 #define PERIOD_US 400000
-#define FILE_MAX 4096
 
-static int write_at(const struct cgroup_host *host, int dir, const char *file, const char *text, struct error *err)
+int cgroup_write(const struct cgroup_host *host, int dir, const char *file, const char *text, struct error *err)
 {
 	_cleanup_fd_ int fd = openat(dir, file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | host->create, 0600);
 	if (fd < 0)
@@ -38,7 +36,7 @@ static int write_u64(const struct cgroup_host *host, int dir, const char *file, 
 {
 	char text[24];
 	snprintf(text, sizeof text, "%" PRIu64, value);
-	return write_at(host, dir, file, text, err);
+	return cgroup_write(host, dir, file, text, err);
 }
 
 /* A file that only some kernels have. */
@@ -48,7 +46,7 @@ static int write_optional(const struct cgroup_host *host, int dir, const char *f
 	return r == -ENOENT || r == -EOPNOTSUPP ? 0 : r;
 }
 
-static int read_at(int dir, const char *file, char *text, size_t room)
+int cgroup_read(int dir, const char *file, char *text, size_t room)
 {
 	_cleanup_fd_ int fd = openat(dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
@@ -71,133 +69,6 @@ static uint64_t number_after(const char *text, const char *key)
 	return 0;
 }
 
-/* ---- finding the hierarchies ---- */
-
-static bool word_in(const char *list, const char *word, char separator)
-{
-	size_t length = strlen(word);
-	for (const char *p = list; p; p = strchr(p, separator)) {
-		p += *p == separator;
-		if (!strncmp(p, word, length) && (!p[length] || p[length] == separator || p[length] == '\n'))
-			return true;
-	}
-	return false;
-}
-
-struct mount {
-	char point[512], type[16], options[256];
-};
-
-/* One line of mountinfo(5): id parent dev root POINT flags… - TYPE source OPTIONS. */
-static bool parse_mount(const char *line, size_t size, struct mount *m)
-{
-	char text[2048];
-	if (size >= sizeof text)
-		return false;
-	memcpy(text, line, size);
-	text[size] = 0;
-	char *tail = strstr(text, " - ");
-	if (!tail || sscanf(text, "%*s %*s %*s %*s %511s", m->point) != 1)
-		return false;
-	return sscanf(tail + 3, "%15s %*s %255s", m->type, m->options) == 2;
-}
-
-static void close_roots(struct cgroup_host *host)
-{
-	for (int i = 0; i < CGROUP_KINDS; i++)
-		fd_close(&host->root[i]);
-}
-
-static int open_group(const char *mount, const char *name, bool enable, const struct cgroup_host *host,
-		      struct error *err)
-{
-	static const char enabled[] = "+memory +cpu +pids";
-	_cleanup_fd_ int top = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (top < 0)
-		return error_errno(err, errno, "cgroup: open %s", mount);
-	int r = enable ? write_at(host, top, "cgroup.subtree_control", enabled, err) : 0;
-	if (r < 0)
-		return r;
-	if (mkdirat(top, name, 0755) < 0 && errno != EEXIST)
-		return error_errno(err, errno, "cgroup: make %s in %s", name, mount);
-	_cleanup_fd_ int group = openat(top, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (group < 0)
-		return error_errno(err, errno, "cgroup: open %s in %s", name, mount);
-	r = enable ? write_at(host, group, "cgroup.subtree_control", enabled, err) : 0;
-	return r < 0 ? r : fd_steal(&group);
-}
-
-static bool v2_is_complete(const char *mount)
-{
-	char list[FILE_MAX];
-	_cleanup_fd_ int top = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (top < 0 || read_at(top, "cgroup.controllers", list, sizeof list) < 0)
-		return false;
-	for (int i = 0; i < NEEDED; i++)
-		if (!word_in(list, controllers[i], ' '))
-			return false;
-	return true;
-}
-
-static int take_mount(struct cgroup_host *host, const struct mount *m, struct error *err)
-{
-	if (!strcmp(m->type, "cgroup2") && v2_is_complete(m->point)) {
-		close_roots(host);
-		host->version = 2;
-		host->root[0] = open_group(m->point, host->name, true, host, err);
-		return host->root[0] < 0 ? host->root[0] : 0;
-	}
-	if (strcmp(m->type, "cgroup") || host->version == 2)
-		return 0;
-	for (int i = 0; i < CGROUP_KINDS; i++) {
-		if (host->root[i] >= 0 || !word_in(m->options, controllers[i], ','))
-			continue;
-		host->root[i] = open_group(m->point, host->name, false, host, err);
-		if (host->root[i] < 0)
-			return host->root[i];
-	}
-	return 0;
-}
-
-int cgroup_host_open(struct cgroup_host *host, const char *mountinfo, const char *name, struct error *err)
-{
-	for (int i = 0; i < CGROUP_KINDS; i++)
-		host->root[i] = -1;
-	host->version = 1;
-	str_copy(host->name, sizeof host->name, name);
-	for (const char *line = mountinfo; *line;) {
-		size_t size = strcspn(line, "\n");
-		struct mount m;
-		int r = parse_mount(line, size, &m) ? take_mount(host, &m, err) : 0;
-		if (r < 0) {
-			close_roots(host);
-			return r;
-		}
-		line += size + (line[size] == '\n');
-	}
-	for (int i = 0; i < NEEDED && host->version == 1; i++) {
-		if (host->root[i] >= 0)
-			continue;
-		close_roots(host);
-		return error_set(err, ENOTSUP,
-				 "no cgroup controller \"%s\" (neither cgroup v2 nor a v1 hierarchy has it)",
-				 controllers[i]);
-	}
-	return 0;
-}
-
-void cgroup_host_end(struct cgroup_host *host)
-{
-	for (int i = 0; i < CGROUP_KINDS; i++) {
-		char path[40];
-		if (host->root[i] < 0)
-			continue;
-		snprintf(path, sizeof path, "../%s", host->name);
-		unlinkat(host->root[i], path, AT_REMOVEDIR);
-	}
-	close_roots(host);
-}
-
 /* ---- one group ---- */
 
 static int limit_v2(struct cgroup_host *h, int dir, const struct cgroup_limits *l, struct error *err)
@@ -210,7 +81,7 @@ static int limit_v2(struct cgroup_host *h, int dir, const struct cgroup_limits *
 	r = r < 0 ? r : write_u64(h, dir, "memory.oom.group", 1, err);
 	/* A burst may not exceed the quota, old or new. */
 	r = r < 0 ? r : write_optional(h, dir, "cpu.max.burst", 0, err);
-	r = r < 0 ? r : write_at(h, dir, "cpu.max", cpu, err);
+	r = r < 0 ? r : cgroup_write(h, dir, "cpu.max", cpu, err);
 	r = r < 0 ? r : write_optional(h, dir, "cpu.max.burst", (uint64_t)l->cpu_quarters * (PERIOD_US / 4), err);
 	return r < 0 ? r : write_u64(h, dir, "pids.max", l->pids, err);
 }
@@ -219,7 +90,7 @@ static int limit_v2(struct cgroup_host *h, int dir, const struct cgroup_limits *
 static int limit_memory_v1(struct cgroup_host *h, int dir, uint64_t bytes, struct error *err)
 {
 	char now[32] = "";
-	read_at(dir, "memory.limit_in_bytes", now, sizeof now);
+	cgroup_read(dir, "memory.limit_in_bytes", now, sizeof now);
 	bool grows = strtoull(now, NULL, 10) < bytes;
 	int r = grows ? write_optional(h, dir, "memory.memsw.limit_in_bytes", bytes, err) : 0;
 	r = r < 0 ? r : write_u64(h, dir, "memory.limit_in_bytes", bytes, err);
@@ -245,10 +116,10 @@ static int limit_devices(struct cgroup_host *h, const struct cgroup *g, struct e
 	int dir = g->dir[CGROUP_DEVICES];
 	if (h->version != 1 || dir < 0)
 		return 0;
-	int r = write_at(h, dir, "devices.deny", "a", err);
-	r = r < 0 ? r : write_at(h, dir, "devices.allow", "c 1:3 rw", err);
-	r = r < 0 ? r : write_at(h, dir, "devices.allow", "c 1:9 r", err);
-	return r < 0 || !h->kvm ? r : write_at(h, dir, "devices.allow", "c 10:232 rw", err);
+	int r = cgroup_write(h, dir, "devices.deny", "a", err);
+	r = r < 0 ? r : cgroup_write(h, dir, "devices.allow", "c 1:3 rw", err);
+	r = r < 0 ? r : cgroup_write(h, dir, "devices.allow", "c 1:9 r", err);
+	return r < 0 || !h->kvm ? r : cgroup_write(h, dir, "devices.allow", "c 10:232 rw", err);
 }
 
 int cgroup_limit(struct cgroup_host *host, const struct cgroup *g, const struct cgroup_limits *limits,
@@ -264,10 +135,10 @@ static int open_dirs(struct cgroup_host *host, const char *id, struct cgroup *g,
 			continue;
 		/* Hierarchies that hold two controllers (cpu,cpuacct) are entered twice: the folder is there already. */
 		if (mkdirat(host->root[i], id, 0755) < 0 && errno != EEXIST)
-			return error_errno(err, errno, "cgroup: make %s (%s)", id, controllers[i]);
+			return error_errno(err, errno, "cgroup: make %s (%s)", id, cgroup_controllers[i]);
 		g->dir[i] = openat(host->root[i], id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 		if (g->dir[i] < 0)
-			return error_errno(err, errno, "cgroup: open %s (%s)", id, controllers[i]);
+			return error_errno(err, errno, "cgroup: open %s (%s)", id, cgroup_controllers[i]);
 	}
 	return 0;
 }
@@ -295,7 +166,7 @@ int cgroup_enter(const struct cgroup_host *host, const struct cgroup *g)
 	if (host->version == 2)
 		return 0;
 	for (int i = 0; i < CGROUP_KINDS; i++) {
-		int r = g->dir[i] < 0 ? 0 : write_at(host, g->dir[i], "tasks", "0", NULL);
+		int r = g->dir[i] < 0 ? 0 : cgroup_write(host, g->dir[i], "tasks", "0", NULL);
 		if (r < 0)
 			return r;
 	}
@@ -304,14 +175,14 @@ int cgroup_enter(const struct cgroup_host *host, const struct cgroup *g)
 
 static uint64_t read_number(int dir, const char *file, const char *key)
 {
-	char text[FILE_MAX];
-	return dir >= 0 && read_at(dir, file, text, sizeof text) == 0 ? number_after(text, key) : 0;
+	char text[CGROUP_FILE_MAX];
+	return dir >= 0 && cgroup_read(dir, file, text, sizeof text) == 0 ? number_after(text, key) : 0;
 }
 
 static uint64_t read_plain(int dir, const char *file)
 {
 	char text[64];
-	return dir >= 0 && read_at(dir, file, text, sizeof text) == 0 ? strtoull(text, NULL, 10) : 0;
+	return dir >= 0 && cgroup_read(dir, file, text, sizeof text) == 0 ? strtoull(text, NULL, 10) : 0;
 }
 
 int cgroup_usage(struct cgroup_host *host, const struct cgroup *g, struct cgroup_use *use, struct error *err)
@@ -356,7 +227,7 @@ static void kill_each(int dir)
 void cgroup_kill(struct cgroup_host *host, const struct cgroup *g)
 {
 	int dir = g->dir[0];
-	if (dir < 0 || (host->version == 2 && write_at(host, dir, "cgroup.kill", "1", NULL) == 0))
+	if (dir < 0 || (host->version == 2 && cgroup_write(host, dir, "cgroup.kill", "1", NULL) == 0))
 		return;
 	kill_each(dir);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -217,6 +218,20 @@ static struct vm *vm_new(struct vms *vms, const char *id, struct error *err)
 	return NULL;
 }
 
+/* On every disk that its files lie on, and where akirad may give it more of them later. */
+static int limit_io(struct vms *vms, const struct vm *vm, const struct launch_vm *request, const int *fds,
+		    struct error *err)
+{
+	int r = cgroup_limit_io(&vms->cgroups, &vm->cgroup, vms->device, err);
+	for (uint32_t i = 0; i < request->file_count && r == 0; i++) {
+		struct stat st;
+		if (fstat(fds[i], &st) < 0)
+			return error_errno(err, errno, "file of a VM");
+		r = st.st_dev == vms->device ? 0 : cgroup_limit_io(&vms->cgroups, &vm->cgroup, st.st_dev, err);
+	}
+	return r;
+}
+
 static int take_files(struct vms *vms, struct vm *vm, const struct launch_vm *request, const int *fds, int *mounts,
 		      struct error *err)
 {
@@ -320,6 +335,7 @@ int vm_start(struct vms *vms, const char *id, const struct launch_vm *request, c
 		mounts[i] = -1;
 	snprintf(vm->group, sizeof vm->group, "%s.%u", id, vm->uid);
 	int r = cgroup_make(&vms->cgroups, vm->group, &limits, &vm->cgroup, err);
+	r = r < 0 ? r : limit_io(vms, vm, request, fds, err);
 	r = r < 0 ? r : fault("launch_cgroup", err);
 	r = r < 0 ? r : take_files(vms, vm, request, fds, mounts, err);
 	r = r < 0 ? r : fault("launch_files", err);

@@ -62,12 +62,17 @@ static int open_cgroups(struct vms *vms, const struct launch_config *config, con
 			struct error *err)
 {
 	char name[32];
-	_cleanup_free_ char *mounts = NULL;
+	_cleanup_free_ char *mounts = NULL, *self = NULL;
 	size_t size;
 	snprintf(name, sizeof name, "akira-%s", tag);
 	vms->cgroups.kvm = config->kvm;
+	vms->cgroups.io_bytes = config->io_bytes;
+	vms->cgroups.io_ops = config->io_ops;
 	int r = fd_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTINFO_MAX, &mounts, &size, err);
+	r = r < 0 ? r : fd_read_file(AT_FDCWD, "/proc/self/cgroup", MOUNTINFO_MAX, &self, &size, err);
+	vms->cgroups.self = self;
 	r = r < 0 ? r : cgroup_host_open(&vms->cgroups, mounts, name, err);
+	vms->cgroups.self = NULL;
 	if (r == 0)
 		*swept += cgroup_sweep(&vms->cgroups);
 	return r;

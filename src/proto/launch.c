@@ -37,6 +37,8 @@ enum tag {
 	TAG_FILE_WRITE,
 	TAG_FDS,
 	TAG_FILE_BYTES,
+	TAG_IO_BYTES,
+	TAG_IO_OPS,
 	TAG_CODE = 100,
 	TAG_TEXT,
 	TAG_SWEPT,
@@ -78,6 +80,8 @@ static const struct {
 	{ TAG_UID_COUNT, { LAUNCH_CONFIG } },
 	{ TAG_NET_BASE, { LAUNCH_CONFIG } },
 	{ TAG_KVM, { LAUNCH_CONFIG } },
+	{ TAG_IO_BYTES, { LAUNCH_CONFIG } },
+	{ TAG_IO_OPS, { LAUNCH_CONFIG } },
 	{ TAG_OPEN, { LAUNCH_NET_POLICY } },
 	{ TAG_DNS, { LAUNCH_NET_POLICY } },
 	{ TAG_ALLOW, { LAUNCH_NET_POLICY }, true },
@@ -148,6 +152,8 @@ static void put_config(struct tlv_writer *w, const struct launch_config *c)
 	tlv_u32(w, TAG_UID_COUNT, c->vm_uid_count);
 	tlv_u32(w, TAG_NET_BASE, c->net_base);
 	tlv_u8(w, TAG_KVM, c->kvm);
+	tlv_u64(w, TAG_IO_BYTES, c->io_bytes);
+	tlv_u32(w, TAG_IO_OPS, c->io_ops);
 }
 
 static void put_cidrs(struct tlv_writer *w, uint16_t tag, const struct policy_cidr *cidrs, uint32_t count)
@@ -308,6 +314,8 @@ static int take_config(struct launch_config *c, const struct tlv_field *f)
 	case TAG_UID_COUNT: return get_u32_in(f, 1, 65536, &c->vm_uid_count);
 	case TAG_NET_BASE: return get_u32_in(f, 0, UINT32_MAX, &c->net_base);
 	case TAG_KVM: return get_bool(f, &c->kvm);
+	case TAG_IO_BYTES: return get_u64_in(f, 0, LAUNCH_IO_BYTES_MAX, &c->io_bytes);
+	case TAG_IO_OPS: return get_u32_in(f, 0, LAUNCH_IO_OPS_MAX, &c->io_ops);
 	default: return -EBADMSG;
 	}
 }

@@ -30,6 +30,8 @@
 #define LAUNCH_SLOTS 4096
 #define LAUNCH_NO_SLOT UINT32_MAX
 #define LAUNCH_QUARTERS_MAX 1024 /* 256 vCPUs */
+#define LAUNCH_IO_BYTES_MAX (UINT64_C(1) << 40)
+#define LAUNCH_IO_OPS_MAX 10000000
 #define LAUNCH_MEMORY_MAX (UINT64_C(1) << 44)
 
 enum launch_type {
@@ -53,6 +55,8 @@ struct launch_config {
 	char uplink[LAUNCH_LINK_SIZE];
 	uint32_t user, group, vm_uid_first, vm_uid_count, net_base;
 	bool kvm;
+	uint64_t io_bytes; /* a second, that the cgroup of a VM may read, and write; 0: no limit */
+	uint32_t io_ops;   /* requests, likewise */
 };
 
 struct launch_file {

@@ -155,6 +155,8 @@ static int configure(struct launcher *l, const struct launcher_config *config, u
 	c->vm_uid_count = config->vm_uid_count;
 	c->net_base = config->net_base;
 	c->kvm = config->kvm;
+	c->io_bytes = config->io_bytes;
+	c->io_ops = config->io_ops;
 	r = r < 0 ? r : ask(l, request, &reply, err);
 	if (r == 0 && swept)
 		*swept = reply.swept;

@@ -38,6 +38,8 @@ struct launcher_config {
 	const char *uplink;    /* interface that leads out; "" = that of the default route, if there is one */
 	uint32_t net_base;     /* IPv4, host order: start of a /16 for the host's ends of the slots (10.231.0.0) */
 	bool kvm;              /* a jail gets /dev/kvm */
+	uint64_t io_bytes;     /* a second, of reads and of writes each, by the cgroup; 0: no limit; at most 2^40 */
+	uint32_t io_ops;       /* requests, likewise; at most 10,000,000 */
 };
 
 /*

@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -321,6 +322,21 @@ static int zero_range(char **a)
 	return 0;
 }
 
+/* Past the page cache, in requests of 64 KiB: a[1] MiB written ("w") or read, again and again if a[3]. */
+static int use_disk(char **a)
+{
+	static unsigned char block[64 << 10] __attribute__((aligned(4096)));
+	bool writes = a[2][0] == 'w';
+	int fd = open(a[0], O_RDWR | O_DIRECT | O_CLOEXEC);
+	long blocks = strtol(a[1], NULL, 0) << 4;
+	for (long i = 0; fd >= 0 && i < blocks; i = a[3] && i + 1 == blocks ? 0 : i + 1) {
+		off_t at = (off_t)i * (off_t)sizeof block;
+		if ((writes ? pwrite(fd, block, sizeof block, at) : pread(fd, block, sizeof block, at)) != sizeof block)
+			return tell(-1);
+	}
+	return tell(fd < 0 ? -1 : 0);
+}
+
 static int nothing(char **a)
 {
 	return 0;
@@ -362,6 +378,7 @@ static const struct {
 	{ "chatter", chatter, 1 },
 	{ "stay", stay, 0 },
 	{ "zero", zero_range, 2 },
+	{ "disk", use_disk, 3 },
 	{ "nothing", nothing, 0 },
 };
 

@@ -2,7 +2,8 @@
  * Puts akirad's client library (daemon/launcher/launcher.h) at a test's disposal: one command a line on standard input, fields
  * separated by tabs, one line of answer each: "ok …" or "error CODE TEXT".
  *
- *   spawn PROGRAM QEMU RUN_DIR DATA_DIR USER UID_FIRST UID_COUNT KVM     ok SWEPT PID_OF_LAUNCHER
+ *   spawn PROGRAM QEMU RUN_DIR DATA_DIR USER UID_FIRST UID_COUNT KVM
+ *         IO_BYTES IO_OPS                                              ok SWEPT PID_OF_LAUNCHER
  *   start ID SLOT QUARTERS MEMORY FSIZE FDS FILES ARG…                   ok PID
  *         SLOT: a number or -; FDS: how many ends of socketpairs to pass; FILES: r:NAME:PATH or w:NAME:PATH, by commas
  *   wait ID MS        ok CODE SIGNAL OOM | eof | timeout
@@ -68,6 +69,8 @@ static void do_spawn(char **f)
 		.vm_uid_first = (uid_t)atoi(f[6]),
 		.vm_uid_count = (uint32_t)atoi(f[7]),
 		.kvm = atoi(f[8]),
+		.io_bytes = strtoull(f[9], NULL, 10),
+		.io_ops = (uint32_t)strtoul(f[10], NULL, 10),
 		.uplink = "",
 		.net_base = 10u << 24 | 231u << 16,
 	};
@@ -218,7 +221,7 @@ static void do_drop(char **f)
 static void command(char **f, int count)
 {
 	struct error err = { 0 };
-	if (!strcmp(f[0], "spawn") && count == 9)
+	if (!strcmp(f[0], "spawn") && count == 11)
 		do_spawn(f);
 	else if (!strcmp(f[0], "start") && count >= 8)
 		do_start(f);

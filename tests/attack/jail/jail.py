@@ -72,7 +72,8 @@ class Refused(Exception):
 class Jail:
     """One akira-launch with a driver in akirad's place."""
 
-    def __init__(self, program=None, env=None, base=None, spawn=True, uids=UID_COUNT, kvm=0):
+    def __init__(self, program=None, env=None, base=None, spawn=True, uids=UID_COUNT, kvm=0,
+                 io_bytes=0, io_ops=0):
         self.base = base or tempfile.mkdtemp(prefix="jail-test-")
         self.own = base is None
         os.chmod(self.base, 0o755)
@@ -83,6 +84,7 @@ class Jail:
         os.chown(self.data_dir, USER, USER)
         self.log = open(self.base + "/log", "a+")
         self.program, self.uids, self.count, self.kvm = program or ATTACKER, uids, 0, kvm
+        self.io = io_bytes, io_ops
         self.process = subprocess.Popen([DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                         text=True, bufsize=1, env={**os.environ, **(env or {})},
                                         preexec_fn=own_network)
@@ -106,7 +108,7 @@ class Jail:
 
     def spawn(self, run_dir=None):
         swept = self.command("spawn", LAUNCH, self.program, run_dir or self.run_dir, self.data_dir, USER, UIDS,
-                             self.uids, self.kvm)
+                             self.uids, self.kvm, *self.io)
         self.launcher = int(subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True,
                                            check=True).stdout.split()[-1])
         return int(swept.split()[1])
@@ -170,7 +172,7 @@ class Raw:
     """akira-launch with our own bytes on its socket."""
     CONFIG, NET_MAKE, VM_START, VM_KILL, VM_STATS = 1, 2, 8, 9, 11
     ID, SLOT, QEMU, RUN, DATA, UPLINK, USER_TAG, GROUP, FIRST, COUNT, NET, KVM = range(1, 13)
-    QUARTERS, MEMORY, ARG, READ, WRITE, FDS, FSIZE = range(23, 30)
+    QUARTERS, MEMORY, ARG, READ, WRITE, FDS, FSIZE, IO_BYTES, IO_OPS = range(23, 32)
 
     def __init__(self, base, configure=True, **changes):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -202,7 +204,8 @@ class Raw:
         return self.ask(self.CONFIG, self.field(self.QEMU, qemu or ATTACKER) + self.field(self.RUN, run_dir or self.run_dir) +
                         self.field(self.DATA, self.data_dir) + self.field(self.UPLINK, "") + self.u32(self.USER_TAG, user) +
                         self.u32(self.GROUP, user) + self.u32(self.FIRST, first) + self.u32(self.COUNT, count) +
-                        self.u32(self.NET, 10 << 24 | 231 << 16) + self.field(self.KVM, b"\0"))
+                        self.u32(self.NET, 10 << 24 | 231 << 16) + self.field(self.KVM, b"\0") +
+                        self.u64(self.IO_BYTES, 0) + self.u32(self.IO_OPS, 0))
 
     def start_fields(self, vm="x", files=(), fds=0, args=("nothing",), slot=0xffffffff, **changes):
         fields = {"id": self.field(self.ID, vm), "slot_": self.u32(self.SLOT, slot),

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -89,7 +91,7 @@ static void test_v2_limits(void **state)
 {
 	struct cgroup_host host;
 	struct cgroup g;
-	open_v2(&host, "cpuset cpu io memory hugetlb pids rdma\n", 0);
+	open_v2(&host, "cpuset cpu memory hugetlb pids rdma\n", 0);
 	assert_int_equal(host.version, 2);
 	assert_holds("v2/cgroup.subtree_control", "+memory +cpu +pids");
 	assert_holds("v2/akira-t/cgroup.subtree_control", "+memory +cpu +pids");
@@ -210,6 +212,112 @@ static void test_v1_names_what_is_missing(void **state)
 	assert_non_null(strstr(err.text, "\"pids\""));
 }
 
+/* ---- io ---- */
+
+static void make_block(struct cgroup_host *host)
+{
+	static char block[256];
+	char link[256];
+	make_dir("disk");
+	make_dir("disk/disk1");
+	make_dir("block");
+	put("disk/dev", "8:16\n");
+	put("disk/disk1/dev", "8:17\n");
+	put("disk/disk1/partition", "1\n");
+	path_of(link, "block/8:16");
+	assert_int_equal(symlink("../disk", link), 0);
+	path_of(link, "block/8:17");
+	assert_int_equal(symlink("../disk/disk1", link), 0);
+	path_of(block, "block");
+	host->block = block;
+	host->io_bytes = 1000000;
+}
+
+static void test_v2_io(void **state)
+{
+	struct cgroup_host host;
+	struct cgroup g;
+	open_v2(&host, "cpuset cpu io memory pids\n", 0);
+	assert_holds("v2/cgroup.subtree_control", "+memory +cpu +pids +io");
+	assert_holds("v2/akira-t/cgroup.subtree_control", "+memory +cpu +pids +io");
+	make_block(&host);
+	assert_int_equal(cgroup_make(&host, "a", &limits, &g, NULL), 0);
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(8, 16), NULL), 0);
+	assert_holds("v2/akira-t/a/io.max", "8:16 rbps=1000000 wbps=1000000");
+	host.io_ops = 77;
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(8, 17), NULL), 0);
+	assert_holds("v2/akira-t/a/io.max", "8:16 rbps=1000000 wbps=1000000 riops=77 wiops=77");
+	fd_close(&g.dir[0]);
+	fd_close(&host.root[0]);
+}
+
+static void test_io_where_there_is_none(void **state)
+{
+	struct cgroup_host host;
+	struct cgroup g;
+	open_v2(&host, "cpu memory pids io\n", 0);
+	make_block(&host);
+	assert_int_equal(cgroup_make(&host, "a", &limits, &g, NULL), 0);
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(0, 44), NULL), 0); /* overlay, tmpfs */
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(9, 1), NULL), 0);
+	assert_false(exists("v2/akira-t/a/io.max"));
+	host.create = 0; /* as in a real hierarchy: a file that the kernel does not have cannot be made */
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(8, 16), NULL), 0);
+	make_dir("v2/akira-t/a/io.max"); /* there, and cannot be written */
+	assert_true(cgroup_limit_io(&host, &g, makedev(8, 16), NULL) < 0);
+	host.io = false;
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(8, 16), NULL), 0);
+	fd_close(&g.dir[0]);
+	fd_close(&host.root[0]);
+}
+
+static void test_v1_io(void **state)
+{
+	struct cgroup_host host;
+	struct cgroup g;
+	char mounts[1200];
+	make_dir("blkio");
+	make_dir("all");
+	snprintf(mounts, sizeof mounts,
+		 "30 1 0:26 / %s/all rw - cgroup cgroup rw,memory,cpu,pids\n"
+		 "31 1 0:27 / %s/blkio rw - cgroup cgroup rw,blkio\n",
+		 top, top);
+	host = (struct cgroup_host){ .create = O_CREAT };
+	assert_int_equal(cgroup_host_open(&host, mounts, "akira-t", NULL), 0);
+	make_block(&host);
+	host.io_ops = 77;
+	assert_int_equal(cgroup_make(&host, "a", &limits, &g, NULL), 0);
+	assert_int_equal(cgroup_limit_io(&host, &g, makedev(8, 17), NULL), 0);
+	assert_holds("blkio/akira-t/a/blkio.throttle.read_bps_device", "8:16 1000000");
+	assert_holds("blkio/akira-t/a/blkio.throttle.write_bps_device", "8:16 1000000");
+	assert_holds("blkio/akira-t/a/blkio.throttle.read_iops_device", "8:16 77");
+	assert_holds("blkio/akira-t/a/blkio.throttle.write_iops_device", "8:16 77");
+	assert_int_equal(cgroup_enter(&host, &g), 0);
+	assert_holds("blkio/akira-t/a/tasks", "0");
+	close_v1(&host, &g);
+}
+
+/* ---- systemd's delegation ---- */
+
+static void test_v2_delegated(void **state)
+{
+	struct cgroup_host host = { .create = O_CREAT, .self = "1:name=systemd:/x\n0::/a.service\n" };
+	char mounts[400], path[256];
+	make_dir("v2");
+	make_dir("v2/a.service");
+	put("v2/cgroup.controllers", "memory cpu pids\n");
+	put("v2/a.service/cgroup.controllers", "memory cpu pids\n");
+	path_of(path, "v2/a.service");
+	if (setxattr(path, "trusted.delegate", "1", 1, 0) < 0)
+		skip();
+	snprintf(mounts, sizeof mounts, "30 1 0:26 / %s/v2 rw - cgroup2 cgroup2 rw\n", top);
+	assert_int_equal(cgroup_host_open(&host, mounts, "akira-t", NULL), 0);
+	assert_true(exists("v2/a.service/akira-t"));
+	assert_false(exists("v2/akira-t"));
+	assert_holds("v2/a.service/cgroup.subtree_control", "+memory +cpu +pids");
+	fd_close(&host.root[0]);
+}
+
 static void test_a_name_that_lies_in_wait_is_not_followed(void **state)
 {
 	struct cgroup_host host;
@@ -228,7 +336,7 @@ static void test_a_name_that_lies_in_wait_is_not_followed(void **state)
 static void test_empty_groups_are_removed(void **state)
 {
 	struct cgroup_host host;
-	struct cgroup g = { .dir = { -1, -1, -1, -1, -1, -1 } };
+	struct cgroup g = { .dir = { -1, -1, -1, -1, -1, -1, -1 } };
 	open_v2(&host, "memory cpu pids", 0);
 	make_dir("v2/akira-t/a");
 	assert_int_equal(cgroup_remove(&host, "a", &g), 0);
@@ -246,6 +354,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_v1_limits, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_v1_usage, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_v1_names_what_is_missing, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_v2_io, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_io_where_there_is_none, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_v1_io, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_v2_delegated, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_a_name_that_lies_in_wait_is_not_followed, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_empty_groups_are_removed, set_up, tear_down),
 	};

@@ -53,9 +53,16 @@ static void test_config(void **state)
 	in.config.vm_uid_count = 65536;
 	in.config.net_base = 0x0ae70000;
 	in.config.kvm = true;
+	in.config.io_bytes = LAUNCH_IO_BYTES_MAX;
+	in.config.io_ops = LAUNCH_IO_OPS_MAX;
 	in.slot = 0;
 	assert_header(LAUNCH_CONFIG);
 	assert_memory_equal(&in.config, &out.config, sizeof in.config);
+	in.config.io_bytes++;
+	assert_int_equal(round_trip(), -EBADMSG);
+	in.config.io_bytes--;
+	in.config.io_ops++;
+	assert_int_equal(round_trip(), -EBADMSG);
 }
 
 static void fill_vm(void)
