@@ -33,6 +33,12 @@ struct engine {
 	uint32_t tsc_khz;                      /* the host's, 0 = unknown: spares the guest its calibration under TCG */
 };
 
+/* Whole vCPUs of a VM that is granted this many quarters of one. */
+static inline uint32_t engine_vcpus(uint32_t cpu_units)
+{
+	return (cpu_units + 3) / 4;
+}
+
 struct vm_spec {
 	const char *id;     /* as launcher_vm.id */
 	uint32_t cpu_units; /* of 0.25 vCPU: decides the number of vCPUs and the quota */
@@ -92,7 +98,8 @@ int vm_resize_scratch(struct vm *vm, uint64_t bytes, struct error *err);
 int vm_save(struct vm *vm, int fd, int timeout_ms, struct error *err);
 /*
  * Begin a copy of the scratch device as it is at this moment into fd (of the same size, empty), while the guest goes
- * on; vm_backup_wait returns when it is whole (or failed) and the target is closed.
+ * on; vm_backup_wait returns when it is whole (or failed) and the target is closed. It is not on disk
+ * before the caller has synced it.
  */
 int vm_backup_begin(struct vm *vm, int fd, struct error *err);
 int vm_backup_wait(struct vm *vm, int timeout_ms, struct error *err);

@@ -267,8 +267,8 @@ void box_release(struct box *box);
  */
 int box_install(struct box *box, struct machine *machine, int64_t lifetime_ms, struct error *err);
 /*
- * While the host saves or copies a VM its process works for the host, not the tenant: all of its vCPUs' time, and the
- * quota again afterwards. The box is held.
+ * While the host saves or copies a VM its process works for the host, not the tenant: all of its vCPUs' time
+ * and one processor more, and the quota again afterwards. The box is held.
  */
 void box_boost(struct box *box, bool on);
 /* Begin the end; the first reason stands. Kills the VM at once. */

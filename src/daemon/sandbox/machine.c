@@ -172,7 +172,7 @@ static int start_vm(struct machine *m, const struct parts *p, int ram, bool shar
 	struct vm_spec spec = {
 		.id = m->id,
 		/* Until machine_settle all of its vCPUs may run: what is being done is the host's work. */
-		.cpu_units = (m->shape.cpu_units + 3) / 4 * 4,
+		.cpu_units = engine_vcpus(m->shape.cpu_units) * 4,
 		.memory_mib = m->shape.memory_mib,
 		.kernel = p->guest.kernel,
 		.initramfs = p->guest.initramfs,
@@ -454,5 +454,8 @@ int machine_settle(struct machine *m, uint32_t cpu_units, struct error *err)
 void box_boost(struct box *box, bool on)
 {
 	uint32_t units = box->row.cpu_units;
-	(void)set_quota(box->s, box->id, on ? (units + 3) / 4 * 4 : units, box->row.memory_mib, NULL);
+	/* One processor for the host's work: a guest that keeps all of its vCPUs busy would else be throttled for it. */
+	uint32_t boosted = engine_vcpus(units) * 4 + 4;
+
+	(void)set_quota(box->s, box->id, on ? boosted : units, box->row.memory_mib, NULL);
 }

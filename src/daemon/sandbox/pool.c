@@ -10,7 +10,7 @@
 static bool same_shape(const struct shape *a, const struct shape *b)
 {
 	/* The CPU quota is set when a machine is claimed; what is fixed is the number of vCPUs. */
-	return strcmp(a->digest, b->digest) == 0 && (a->cpu_units + 3) / 4 == (b->cpu_units + 3) / 4 &&
+	return strcmp(a->digest, b->digest) == 0 && engine_vcpus(a->cpu_units) == engine_vcpus(b->cpu_units) &&
 	       a->memory_mib == b->memory_mib && a->storage_gb == b->storage_gb;
 }
 

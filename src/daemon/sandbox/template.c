@@ -22,7 +22,7 @@
 #include "base/time.h"
 #include "daemon/sandbox/internal.h"
 
-#define TEMPLATE_VERSION 1
+#define TEMPLATE_VERSION 2
 #define KEY_SIZE 33 /* 16 bytes in hex */
 #define ENTRIES_MAX 256
 #define HASH_STEP 65536
@@ -84,7 +84,7 @@ static void make_key(struct sandboxes *s, const struct shape *shape, enum templa
 	const struct engine *e = &s->config.engine;
 
 	snprintf(text, sizeof(text), "%d|%d|%s|%s|%u|%u|%s|%d|%u|%u|%s", TEMPLATE_VERSION, kind, shape->digest,
-		 guest->digest, (shape->cpu_units + 3) / 4, shape->memory_mib, s->config.engine_version,
+		 guest->digest, engine_vcpus(shape->cpu_units), shape->memory_mib, s->config.engine_version,
 		 e->acceleration, e->tcg_cache_mib, e->tsc_khz, AKIRA_VERSION);
 	crypto_generichash(hash, sizeof(hash), (const unsigned char *)text, strlen(text), NULL, 0);
 	str_hex(key, hash, sizeof(hash));
@@ -331,7 +331,8 @@ static int build_seal(struct sandboxes *s, const struct shape *shape, const char
 		return error_errno(err, -r, "read a new template");
 	json_t *manifest = json_pack("{s:i, s:s, s:s, s:s, s:i, s:i}", "version", TEMPLATE_VERSION, "checksum", hex,
 				     "image", shape->image, "kind", kind == TEMPLATE_FRESH ? "fresh" : "bare",
-				     "memory_mib", (int)shape->memory_mib, "vcpus", (int)(shape->cpu_units + 3) / 4);
+				     "memory_mib", (int)shape->memory_mib, "vcpus",
+				     (int)engine_vcpus(shape->cpu_units));
 	_cleanup_free_ char *text = json_dumps(manifest, JSON_INDENT(1));
 	json_decref(manifest);
 	if (!text)
