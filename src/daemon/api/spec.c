@@ -218,6 +218,9 @@ static int read_maps(const struct body *body, struct spec *spec, struct error *e
 		domain->metadata = spec->metadata;
 		domain->metadata_json = spec->metadata_json = json_dumps(body->metadata, JSON_COMPACT);
 	}
+	/* Never a sandbox without what was asked for. */
+	if (r == 0 && ((body->env && !spec->env_json) || (body->metadata && !spec->metadata_json)))
+		r = error_set(err, ENOMEM, "out of memory");
 	if (r == 0 && body->network)
 		r = spec_network(body->network, spec, err);
 	return r;

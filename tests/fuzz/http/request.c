@@ -150,6 +150,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	/* An allocation of exactly this size, so that reading past it is seen. */
 	_cleanup_free_ char *text = malloc(size);
+	if (!text)
+		return 0;
 	memcpy(text, data + 1, size - 1);
 	text[size - 1] = '\0';
 	run(&server, text, text + size - 1, (size_t)data[0] + 1);

@@ -54,7 +54,7 @@ static void rules(const uint8_t *data, size_t size)
 	size_t count = 0;
 	char *text = calloc(1, size + 1), *rest = NULL;
 	if (!text)
-		abort();
+		return;
 	memcpy(text, data, size);
 	for (char *line = strtok_r(text, "\n", &rest); line && count < 200; line = strtok_r(NULL, "\n", &rest))
 		entries[count++] = line;
