@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "daemon/json_text.h"
 #include "daemon/store/store.h"
 
 #define TAIL_MAX 65536 /* more than the longest line */
@@ -83,7 +84,7 @@ static int write_row(int fd, const struct store_audit *row)
 				  row->address, "action", row->action, "target", row->target, "outcome", row->outcome,
 				  "status", (int)row->status, "duration_us", (json_int_t)row->duration_us, "detail",
 				  row->detail, "hash", row->hash);
-	_cleanup_free_ char *text = json_dumps(entry, JSON_COMPACT | JSON_ENSURE_ASCII);
+	_cleanup_free_ char *text = json_text(entry, JSON_COMPACT | JSON_ENSURE_ASCII);
 	json_decref(entry);
 	if (!text)
 		return -ENOMEM;

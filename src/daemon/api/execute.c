@@ -7,6 +7,7 @@
 #include "base/fd.h"
 #include "base/time.h"
 #include "daemon/api/output.h"
+#include "daemon/json_text.h"
 
 #define COMMAND_MAX 131072
 #define KEEPALIVE_MS 10000
@@ -148,7 +149,7 @@ struct stream {
 
 static int add_line(struct stream *stream, json_t *object)
 {
-	_cleanup_free_ char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	_cleanup_free_ char *text = object ? json_text(object, JSON_COMPACT) : NULL;
 
 	json_decref(object);
 	if (!text)

@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "daemon/json_text.h"
 
 #define KEY_MAX 200
 #define WAIT_S 60
@@ -134,7 +135,7 @@ static void keep_answer(const struct http_request *request, const char *key, con
 	struct call *call = call_of(request);
 	struct store *store = call->api->context.store;
 	struct error err = { 0 };
-	_cleanup_free_ char *text = response->json ? json_dumps(response->json, JSON_COMPACT) : NULL;
+	_cleanup_free_ char *text = response->json ? json_text(response->json, JSON_COMPACT) : NULL;
 	int status = response->status, r;
 
 	bool secret = request->route->flags & HTTP_SECRET;

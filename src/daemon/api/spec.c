@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "daemon/json_text.h"
 
 #define METADATA_MAX 32
 #define METADATA_BYTES_MAX 4096
@@ -132,7 +133,7 @@ int spec_network(const json_t *object, struct spec *spec, struct error *err)
 	network->allow = spec->allow;
 	network->denied = spec->denied;
 	spec->domain.network = network;
-	spec->network_json = json_dumps(object, JSON_COMPACT);
+	spec->network_json = json_text(object, JSON_COMPACT);
 	spec->domain.network_json = spec->network_json;
 	return r == 0 && !spec->network_json ? error_set(err, ENOMEM, "out of memory") : r;
 }
@@ -210,13 +211,13 @@ static int read_maps(const struct body *body, struct spec *spec, struct error *e
 	if (body->env) {
 		r = spec_env(body->env, "env_vars", &spec->env, &domain->env_count, err);
 		domain->env = spec->env;
-		domain->env_json = spec->env_json = json_dumps(body->env, JSON_COMPACT);
+		domain->env_json = spec->env_json = json_text(body->env, JSON_COMPACT);
 	}
 	if (r == 0 && body->metadata) {
 		r = read_pairs(body->metadata, "metadata", METADATA_MAX, METADATA_BYTES_MAX, false, &spec->metadata,
 			       &domain->metadata_count, err);
 		domain->metadata = spec->metadata;
-		domain->metadata_json = spec->metadata_json = json_dumps(body->metadata, JSON_COMPACT);
+		domain->metadata_json = spec->metadata_json = json_text(body->metadata, JSON_COMPACT);
 	}
 	/* Never a sandbox without what was asked for. */
 	if (r == 0 && ((body->env && !spec->env_json) || (body->metadata && !spec->metadata_json)))

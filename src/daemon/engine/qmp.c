@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "daemon/json_text.h"
 
 #define MESSAGE_MAX (256 << 10)
 #define EVENTS_MAX 64
@@ -142,7 +143,7 @@ static int send_command(struct qmp *qmp, const char *name, json_t *arguments, in
 	json_object_set_new(message, "execute", json_string(name));
 	if (arguments)
 		json_object_set_new(message, "arguments", arguments);
-	_cleanup_free_ char *text = json_dumps(message, JSON_COMPACT);
+	_cleanup_free_ char *text = json_text(message, JSON_COMPACT);
 	json_decref(message);
 	if (!text)
 		return error_set(err, ENOMEM, "no memory for a command");

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/json_text.h"
+
 #define BLOCK 32768
 
 static void add(struct MHD_Response *response, const char *name, const char *value)
@@ -107,7 +109,7 @@ static int early_text(struct early *early)
 		return -EIO;
 	if (answer->status >= 400)
 		json_object_set_new(answer->json, "status", json_string("error"));
-	early->text = json_dumps(answer->json, JSON_COMPACT);
+	early->text = json_text(answer->json, JSON_COMPACT);
 	early->size = early->text ? strlen(early->text) : 0;
 	return early->text ? 0 : -ENOMEM;
 }
@@ -173,7 +175,7 @@ int answer_queue(struct exchange *exchange, struct MHD_Connection *connection)
 	if (answer->stream)
 		return queue_stream(exchange, connection);
 	if (answer->json) {
-		text = json_dumps(answer->json, JSON_COMPACT);
+		text = json_text(answer->json, JSON_COMPACT);
 		size = text ? strlen(text) : 0;
 		type = "application/json";
 	} else {

@@ -286,7 +286,7 @@ void exchange_end(struct exchange *exchange)
 	request->body_size = exchange->body.size;
 	if (exchange->body.size > 0 &&
 	    http_json_parse(exchange->body.data, exchange->body.size, &request->json, &err) < 0) {
-		refuse(exchange, 400, false, err.text);
+		refuse(exchange, err.code == ENOMEM ? 500 : 400, false, err.text);
 		return;
 	}
 	if (!request->json)

@@ -42,8 +42,13 @@ int headers_add(struct http_request *request, const char *name, size_t name_size
 	if (!request->headers)
 		return error_set(err, ENOMEM, "out of memory");
 	struct http_pair pair = { strndup(name, name_size), value ? strndup(value, value_size) : strdup("") };
+	if (!pair.name || !pair.value) {
+		free(pair.name);
+		free(pair.value);
+		return error_set(err, ENOMEM, "out of memory");
+	}
 	request->headers[request->header_count++] = pair;
-	return pair.name && pair.value ? 0 : error_set(err, ENOMEM, "out of memory");
+	return 0;
 }
 
 static size_t count_header(const struct http_request *request, const char *name)

@@ -84,6 +84,8 @@ static int refuse(const char *text, size_t size, const json_error_t *why, struct
 	char path[PATH_MAX_TEXT] = "";
 	json_t *value = NULL;
 
+	if (json_error_code(why) == json_error_out_of_memory)
+		return error_set(err, ENOMEM, "out of memory");
 	if (json_error_code(why) == json_error_numeric_overflow)
 		value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
 	bool found = value && find(value, is_huge, path, sizeof(path));

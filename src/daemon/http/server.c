@@ -112,7 +112,8 @@ static enum MHD_Result begin(struct exchange *exchange, struct MHD_Connection *c
 	if (collection.result < 0) {
 		exchange->begun = exchange->refused = true;
 		http_add_header(&exchange->request, "x-request-id", "%s", exchange->request.id);
-		http_reply_error(&exchange->response, 400, NULL, "%s", collection.err.text);
+		http_reply_error(&exchange->response, collection.err.code == ENOMEM ? 500 : 400, NULL, "%s",
+				 collection.err.text);
 		exchange->response.close = true;
 	} else {
 		exchange_begin(exchange, method, version);

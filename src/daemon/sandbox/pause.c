@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "daemon/json_text.h"
 #include "daemon/sandbox/internal.h"
 #include "daemon/sandbox/paused.h"
 
@@ -71,7 +72,7 @@ static int write_manifest(struct sandboxes *s, const struct box *box, int dir, i
 		return error_errno(err, -r, "read the saved state");
 	json_t *manifest = json_pack("{s:s, s:I, s:I}", "checksum", hex, "left_ms", (json_int_t)box->left_ms,
 				     "last_stream", (json_int_t)box->last_stream);
-	_cleanup_free_ char *text = json_dumps(manifest, JSON_COMPACT);
+	_cleanup_free_ char *text = json_text(manifest, JSON_COMPACT);
 	json_decref(manifest);
 	if (!text)
 		return error_set(err, ENOMEM, "no memory for a manifest");

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "daemon/json_text.h"
 #include "daemon/sandbox/internal.h"
 
 #define TEMPLATE_VERSION 2
@@ -333,7 +334,7 @@ static int build_seal(struct sandboxes *s, const struct shape *shape, const char
 				     "image", shape->image, "kind", kind == TEMPLATE_FRESH ? "fresh" : "bare",
 				     "memory_mib", (int)shape->memory_mib, "vcpus",
 				     (int)engine_vcpus(shape->cpu_units));
-	_cleanup_free_ char *text = json_dumps(manifest, JSON_INDENT(1));
+	_cleanup_free_ char *text = json_text(manifest, JSON_INDENT(1));
 	json_decref(manifest);
 	if (!text)
 		return error_set(err, ENOMEM, "no memory for a manifest");
