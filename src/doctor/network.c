@@ -86,12 +86,13 @@ static void check_route(struct doctor *d)
 {
 	char text[DOCTOR_FILE_MAX];
 	doctor_read(d, "/proc/net/route", text, sizeof(text));
-	char *line = strstr(text, "\t00000000\t");
-	char *name = line;
-	while (name && name > text && name[-1] != '\n')
-		name--;
-	if (line)
-		doctor_add(d, "default-route", DOCTOR_OK, NULL, "by %.*s", (int)(line - name), name);
+	char *rest = text, *line, name[16];
+	unsigned destination = 1;
+	while ((line = strsep(&rest, "\n")) && destination)
+		if (sscanf(line, "%15s %8x", name, &destination) != 2)
+			destination = 1; /* the heading */
+	if (!destination)
+		doctor_add(d, "default-route", DOCTOR_OK, NULL, "by %s", name);
 	else
 		doctor_add(d, "default-route", DOCTOR_WARN, "Sandboxes will have no way out until there is one.",
 			   "none");
