@@ -78,7 +78,10 @@ static int open_base(const struct cgroup_host *host, const char *mount, struct e
 	if (own) {
 		own += strlen("0::");
 		int size = snprintf(path, sizeof path, "%s%.*s", mount, (int)strcspn(own, "\n"), own);
-		if (size < (int)sizeof path && is_delegated(path))
+		char *last = size < (int)sizeof path ? strrchr(path, '/') : NULL;
+		if (last && !strcmp(last + 1, OWN_GROUP)) /* an earlier launcher of this service has moved us */
+			*last = 0;
+		if (last && is_delegated(path))
 			mount = path;
 	}
 	int base = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

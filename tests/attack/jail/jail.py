@@ -162,7 +162,8 @@ class Jail:
             return f.read()
 
     def cgroups(self):
-        return glob.glob(f"/sys/fs/cgroup/*/akira-{self.tag()}/*/") + glob.glob(f"/sys/fs/cgroup/akira-{self.tag()}/*/")
+        """Of v1's hierarchies, of v2 at its root, of v2 below a service that systemd delegated."""
+        return [g for at in ("*/", "", "*/*/") for g in glob.glob(f"/sys/fs/cgroup/{at}akira-{self.tag()}/*/")]
 
     def tag(self):
         return re.findall(r'"tag":"([0-9a-z]+)"', self.log_text())[-1]

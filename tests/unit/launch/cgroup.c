@@ -316,6 +316,10 @@ static void test_v2_delegated(void **state)
 	assert_false(exists("v2/akira-t"));
 	assert_holds("v2/a.service/cgroup.subtree_control", "+memory +cpu +pids");
 	fd_close(&host.root[0]);
+	host.self = "0::/a.service/supervisor\n"; /* where an earlier launcher has put us */
+	assert_int_equal(cgroup_host_open(&host, mounts, "akira-u", NULL), 0);
+	assert_true(exists("v2/a.service/akira-u"));
+	fd_close(&host.root[0]);
 }
 
 static void test_a_name_that_lies_in_wait_is_not_followed(void **state)
