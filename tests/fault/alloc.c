@@ -4,7 +4,9 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <malloc.h>
+#include <pwd.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -18,7 +20,7 @@ struct alloc_control *alloc_control = &own;
 /* What dlsym itself needs, before we have what we asked it for. Never given back. */
 static _Alignas(16) unsigned char early[8192];
 static size_t early_used;
-static __thread bool resolving;
+static __thread bool resolving, spared;
 
 static struct {
 	void *(*malloc)(size_t);
@@ -61,6 +63,8 @@ static bool is_early(const void *p)
 
 static bool fails(void)
 {
+	if (spared)
+		return false;
 	struct alloc_control *c = alloc_control;
 	int64_t number = atomic_fetch_add(&c->count, 1) + 1, at = atomic_load(&c->fail_at);
 
@@ -155,6 +159,27 @@ void free(void *p)
 		abort();
 	atomic_fetch_sub(&alloc_control->live, 1);
 	next.free(p);
+}
+
+/* The C library itself dies in these two without memory (glibc 2.36, nss_database.c): no matter of ours. */
+struct passwd *getpwnam(const char *name)
+{
+	struct passwd *(*real)(const char *) = (struct passwd *(*)(const char *))dlsym(RTLD_NEXT, "getpwnam");
+
+	spared = true;
+	struct passwd *found = real(name);
+	spared = false;
+	return found;
+}
+
+struct group *getgrnam(const char *name)
+{
+	struct group *(*real)(const char *) = (struct group *(*)(const char *))dlsym(RTLD_NEXT, "getgrnam");
+
+	spared = true;
+	struct group *found = real(name);
+	spared = false;
+	return found;
 }
 
 static int place_of(const char *program)

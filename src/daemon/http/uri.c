@@ -54,6 +54,11 @@ static char *decode(const char *from, size_t size, bool plus)
 	return str_is_utf8(to, used) ? to : refuse(to);
 }
 
+static int undecoded(const char *why, struct error *err)
+{
+	return errno == ENOMEM ? error_set(err, ENOMEM, "out of memory") : error_set(err, EINVAL, "%s", why);
+}
+
 static int add_parameter(struct http_request *request, const char *text, size_t size, struct error *err)
 {
 	const char *equals = memchr(text, '=', size);
@@ -66,7 +71,7 @@ static int add_parameter(struct http_request *request, const char *text, size_t 
 	_cleanup_free_ char *name = decode(text, name_size, true);
 	_cleanup_free_ char *value = equals ? decode(equals + 1, size - name_size - 1, true) : strdup("");
 	if (!name || !value)
-		return error_set(err, EINVAL, "query: not valid percent-encoded UTF-8");
+		return undecoded("query: not valid percent-encoded UTF-8", err);
 	for (size_t i = 0; i < request->query_count; i++)
 		if (strcmp(request->query[i].name, name) == 0)
 			return error_set(err, EINVAL, "query: %.64s stands twice", name);
@@ -103,6 +108,6 @@ int uri_parse(const char *raw, struct http_request *request, struct error *err)
 	size_t size = strcspn(raw, "?");
 	request->path = decode(raw, size, false);
 	if (!request->path)
-		return error_set(err, EINVAL, "the path is not valid percent-encoded UTF-8");
+		return undecoded("the path is not valid percent-encoded UTF-8", err);
 	return raw[size] == '?' ? parse_query(request, raw + size + 1, err) : 0;
 }

@@ -134,7 +134,11 @@ int conn_enter(struct conn *conn, struct error *err)
 		return error_set(err, EBUSY, "the database was in use for %d s", STORE_BUSY_MS / 1000);
 	atomic_store(&conn->owner, thread_self());
 	conn->held = 1;
-	return 0;
+	/* The last to be here had no memory for its ROLLBACK: what we write would never be committed. */
+	int r = conn->db && !sqlite3_get_autocommit(conn->db) ? conn_exec(conn, "ROLLBACK", err) : 0;
+	if (r < 0)
+		conn_leave(conn);
+	return r;
 }
 
 void conn_leave(struct conn *conn)

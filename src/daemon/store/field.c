@@ -135,15 +135,20 @@ void field_bind(struct query *query, struct store *store, const struct table *ta
 
 static int read_text(sqlite3_stmt *stmt, int column, const struct field *field, char *member)
 {
+	/* Asked for first: without memory for its text the column would look like a NULL. */
+	bool null = sqlite3_column_type(stmt, column) == SQLITE_NULL;
 	const char *text = (const char *)sqlite3_column_text(stmt, column);
-	return text ? str_copy(member, field->size, text) : 0;
+	if (!text)
+		return null ? 0 : -ENOMEM;
+	return str_copy(member, field->size, text);
 }
 
 static int read_string(sqlite3_stmt *stmt, int column, char *member)
 {
+	bool null = sqlite3_column_type(stmt, column) == SQLITE_NULL;
 	const char *text = (const char *)sqlite3_column_text(stmt, column);
 	if (!text)
-		return 0;
+		return null ? 0 : -ENOMEM;
 	char *copy = strdup(text);
 	memcpy(member, &copy, sizeof(copy));
 	return copy ? 0 : -ENOMEM;
@@ -155,6 +160,8 @@ static int read_secret(sqlite3_stmt *stmt, int column, const unsigned char key[3
 		return 0;
 	char *text = NULL;
 	const void *box = sqlite3_column_blob(stmt, column);
+	if (!box)
+		return -ENOMEM;
 	int r = secret_unseal(key, box, (size_t)sqlite3_column_bytes(stmt, column), &text);
 	memcpy(member, &text, sizeof(text));
 	return r;
@@ -164,7 +171,10 @@ static int read_blob(sqlite3_stmt *stmt, int column, const struct field *field, 
 {
 	if ((size_t)sqlite3_column_bytes(stmt, column) != field->size)
 		return -EBADMSG;
-	memcpy(member, sqlite3_column_blob(stmt, column), field->size);
+	const void *data = sqlite3_column_blob(stmt, column);
+	if (!data)
+		return -ENOMEM;
+	memcpy(member, data, field->size);
 	return 0;
 }
 

@@ -38,6 +38,8 @@ static int prepare(struct query *query, const char *sql)
 		int code = sqlite3_prepare_v3(conn->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &query->stmt, NULL);
 		if (code != SQLITE_OK)
 			return conn_error(conn, code, query->err);
+		if (!query->stmt) /* the text is empty: there was no memory to make it */
+			return error_set(query->err, ENOMEM, "no memory for a query");
 		query->slot = cache_room(conn);
 		if (!query->slot)
 			return 0;

@@ -64,8 +64,8 @@ int secret_check(struct store *store, struct error *err)
 	if (r < 0)
 		return r;
 	query_on(&query, &store->writer, "SELECT value FROM meta WHERE name = 'check_secret'", err);
-	if (query_step(&query) > 0 && (sqlite3_column_bytes(query.stmt, 0) != 32 ||
-				       sodium_memcmp(sqlite3_column_blob(query.stmt, 0), mark, 32) != 0))
+	const void *kept = query_step(&query) > 0 ? sqlite3_column_blob(query.stmt, 0) : NULL;
+	if (query.r == 0 && (!kept || sqlite3_column_bytes(query.stmt, 0) != 32 || sodium_memcmp(kept, mark, 32) != 0))
 		query.r = error_set(err, EIO, "%s is not the one of this database", SECRET_NAME);
 	return query_close(&query);
 }

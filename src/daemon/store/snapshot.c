@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -81,7 +82,11 @@ int store_snapshot_users(struct store *store, const char *id, char (*ids)[STORE_
 	query_int(&query, max > INT64_MAX ? INT64_MAX : (int64_t)max);
 	while (query_step(&query) > 0) {
 		const char *text = (const char *)sqlite3_column_text(query.stmt, 0);
-		if (text && str_copy(ids[used], STORE_ID_MAX, text) == 0)
+		if (!text) {
+			query.r = error_set(err, ENOMEM, "no memory for the users of a snapshot");
+			break;
+		}
+		if (str_copy(ids[used], STORE_ID_MAX, text) == 0)
 			used++;
 	}
 	*count = used;

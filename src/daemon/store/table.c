@@ -169,8 +169,10 @@ static void list_open(struct query *query, struct store *store, const struct lis
 	add_columns(&sql, list->table, 0, "", "", ", ");
 	buf_addf(&sql, " FROM %s%s%s", list->table->name, list->where, order);
 	query_read(query, store, buf_text(&sql), err);
-	if (query->r == 0 && (sql.failed || list->overflow))
+	if (query->r == 0 && list->overflow)
 		query->r = error_set(err, EINVAL, "too many conditions on %s", list->table->name);
+	else if (query->r == 0 && sql.failed)
+		query->r = error_set(err, ENOMEM, "no memory for a query of %s", list->table->name);
 	list_bind(query, list);
 }
 
