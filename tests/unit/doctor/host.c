@@ -133,7 +133,8 @@ static void good_settings_are_ok(void **state)
 	put("/sys/devices/system/cpu/smt/active", "0\n");
 	put("/sys/devices/system/cpu/vulnerabilities/mds", "Mitigation: Clear CPU buffers\n");
 	put("/proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread errno\n");
-	put("/proc/net/route", "Iface\tDestination\tGateway\neth0\t0000A8C0\t00000000\t0001\neth7\t00000000\t0100000A\t0003\n");
+	put("/proc/net/route",
+	    "Iface\tDestination\tGateway\neth0\t0000A8C0\t00000000\t0001\neth7\t00000000\t0100000A\t0003\n");
 	put("/etc/passwd", "root:x:0:0::/:/bin/sh\nakira:x:100:100::/:/bin/false\n");
 	put("/var/cache/akira/guest/kernel", "k");
 	put("/var/cache/akira/guest/initramfs.cpio", "i");
