@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <pwd.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,10 +18,14 @@
 static struct alloc_control own;
 struct alloc_control *alloc_control = &own;
 
-/* What dlsym itself needs, before we have what we asked it for. Never given back. */
-static _Alignas(16) unsigned char early[8192];
+/*
+ * What is asked for before our constructor has run, and by dlsym itself: never given back. AddressSanitizer takes over
+ * dlsym, and allocates before it can serve a call of it.
+ */
+static _Alignas(16) unsigned char early[4 << 20];
 static size_t early_used;
-static __thread bool resolving, spared;
+static bool begun;
+static __thread bool spared;
 
 static struct {
 	void *(*malloc)(size_t);
@@ -30,20 +35,14 @@ static struct {
 	void (*free)(void *);
 } next;
 
-static bool resolve(void)
+static void resolve(void)
 {
-	if (next.free)
-		return true;
-	if (resolving)
-		return false;
-	resolving = true;
 	next.malloc = (void *(*)(size_t))dlsym(RTLD_NEXT, "malloc");
 	next.calloc = (void *(*)(size_t, size_t))dlsym(RTLD_NEXT, "calloc");
 	next.realloc = (void *(*)(void *, size_t))dlsym(RTLD_NEXT, "realloc");
 	next.memalign = (void *(*)(size_t, size_t))dlsym(RTLD_NEXT, "memalign");
 	next.free = (void (*)(void *))dlsym(RTLD_NEXT, "free");
-	resolving = false;
-	return next.free != NULL;
+	begun = true;
 }
 
 static void *early_take(size_t size)
@@ -84,14 +83,14 @@ static void *counted(void *p)
 
 void *malloc(size_t size)
 {
-	if (!resolve())
+	if (!begun)
 		return early_take(size);
 	return fails() ? NULL : counted(next.malloc(size));
 }
 
 void *calloc(size_t count, size_t size)
 {
-	if (!resolve())
+	if (!begun)
 		return early_take(count * size);
 	return fails() ? NULL : counted(next.calloc(count, size));
 }
@@ -100,8 +99,12 @@ void *realloc(void *p, size_t size)
 {
 	if (!p)
 		return malloc(size);
-	if (!resolve() || is_early(p))
-		abort();
+	if (!begun || is_early(p)) {
+		const unsigned char *old = p;
+		void *made = early_take(size);
+		size_t most = (size_t)(early + early_used - old);
+		return memmove(made, old, size < most ? size : most);
+	}
 	if (size > 0 && fails())
 		return NULL;
 	if (size == 0)
@@ -111,8 +114,8 @@ void *realloc(void *p, size_t size)
 
 void *memalign(size_t alignment, size_t size)
 {
-	if (!resolve())
-		abort();
+	if (!begun)
+		return early_take(size); /* no more than 16 is asked for so early */
 	return fails() ? NULL : counted(next.memalign(alignment, size));
 }
 
@@ -153,10 +156,8 @@ char *strndup(const char *text, size_t most)
 
 void free(void *p)
 {
-	if (!p || is_early(p))
+	if (!p || !begun || is_early(p))
 		return;
-	if (!resolve())
-		abort();
 	atomic_fetch_sub(&alloc_control->live, 1);
 	next.free(p);
 }
@@ -164,7 +165,7 @@ void free(void *p)
 /* The C library itself dies in these two without memory (glibc 2.36, nss_database.c): no matter of ours. */
 struct passwd *getpwnam(const char *name)
 {
-	struct passwd *(*real)(const char *) = (struct passwd *(*)(const char *))dlsym(RTLD_NEXT, "getpwnam");
+	struct passwd *(*real)(const char *) = (struct passwd * (*)(const char *)) dlsym(RTLD_NEXT, "getpwnam");
 
 	spared = true;
 	struct passwd *found = real(name);
@@ -174,12 +175,23 @@ struct passwd *getpwnam(const char *name)
 
 struct group *getgrnam(const char *name)
 {
-	struct group *(*real)(const char *) = (struct group *(*)(const char *))dlsym(RTLD_NEXT, "getgrnam");
+	struct group *(*real)(const char *) = (struct group * (*)(const char *)) dlsym(RTLD_NEXT, "getgrnam");
 
 	spared = true;
 	struct group *found = real(name);
 	spared = false;
 	return found;
+}
+
+/* AddressSanitizer alone asks for it, at the start of each thread, and dies without an answer. */
+int pthread_getattr_np(pthread_t thread, pthread_attr_t *attributes)
+{
+	int (*real)(pthread_t, pthread_attr_t *) = (int (*)(pthread_t, pthread_attr_t *))dlsym(RTLD_NEXT, __func__);
+
+	spared = true;
+	int code = real(thread, attributes);
+	spared = false;
+	return code;
 }
 
 static int place_of(const char *program)
@@ -193,6 +205,8 @@ static int place_of(const char *program)
 static __attribute__((constructor)) void attach(void)
 {
 	char program[512] = "";
+
+	resolve();
 	const char *path = getenv("AKIRA_FAIL_ALLOC");
 	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
 	int place = n > 0 ? place_of(program) : -1;
