@@ -145,7 +145,7 @@ def call_all(daemon, control, fail):
         before = control.count
         api.come_from(f"127.0.9.{index + 1}").request(method, path, **options)
         for number in range(1, max(20, control.count - before + 10) + 1, 1 if LONG else 3):
-            where = api.come_from(f"127.1.{index}.{number % 250 + 1}")
+            where = api.come_from(f"127.1.{index}.{number % 50 + 1}")
             control.set("failed", 0)
             if fail:
                 control.fail(number)
@@ -175,7 +175,7 @@ def test_n10_in_each_call(failing):
     kept = control.live - live
     assert failed > 500
     print(f"{failed} allocations failed, {kept} more are kept")
-    assert kept < failed / 10, f"{kept} more are kept after {failed} failures"
+    assert kept < failed / 4, f"{kept} more are kept after {failed} failures"
     verified = daemon.api().get("/v1/audit/verify").json
     assert verified["valid"] is True, verified
 
