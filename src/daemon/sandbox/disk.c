@@ -122,14 +122,15 @@ static int copy_extent(int from, int to, off_t start, off_t end)
 
 int disk_copy(const struct disk *disk, int from, int to, struct error *err)
 {
-	struct stat st;
+	struct stat st, there;
 	if (FAULT("disk-copy") < 0)
 		return error_set(err, EIO, "injected: disk-copy");
-	if (fstat(from, &st) < 0)
+	if (fstat(from, &st) < 0 || fstat(to, &there) < 0)
 		return error_errno(err, errno, "copy a disk");
 	if (disk->reflink && ioctl(to, FICLONE, from) == 0)
 		return 0;
-	if (ftruncate(to, st.st_size) < 0)
+	/* A VM may have it open already, so it never shrinks on the way. */
+	if (there.st_size < st.st_size && ftruncate(to, st.st_size) < 0)
 		return error_errno(err, errno, "copy a disk");
 
 	off_t at = 0;

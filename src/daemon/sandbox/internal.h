@@ -53,9 +53,9 @@ int disk_room(const struct disk *disk, uint64_t more, struct error *err);
 uint64_t disk_free_bytes(const struct disk *disk);
 /* A new file in a folder; *fd read-write. */
 int disk_create(const struct disk *disk, enum folder folder, const char *name, int *fd, struct error *err);
-/* Contents of `from` into the empty file `to`: by reflink, else data extents alone. Not synced. */
+/* Contents of `from` into `to`, as large or larger and all holes: by reflink, else data extents alone. Not synced. */
 int disk_copy(const struct disk *disk, int from, int to, struct error *err);
-/* A fresh ext4 of this size into the empty file. */
+/* A fresh ext4 of this size, likewise. */
 int disk_format(struct disk *disk, int to, uint32_t gb, struct error *err);
 uint64_t disk_used(int fd); /* bytes on disk */
 int disk_sync_folder(const struct disk *disk, enum folder folder);
@@ -120,6 +120,8 @@ struct machine {
 	const struct net_rules *rules; /* borrowed, while it starts */
 	bool attached;                 /* the policy stands and the resolver serves the slot */
 	int scratch;                   /* descriptor of the disk */
+	bool fills;                    /* while it starts: the disk gets its content, */
+	int fill_from;                 /* this file's (borrowed), or a blank file system: -1 */
 	bool keep_scratch;
 	uint64_t committed; /* memory taken from the budget */
 	int64_t started_ms; /* monotonic */

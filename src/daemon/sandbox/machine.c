@@ -157,13 +157,24 @@ static int open_base(struct sandboxes *s, const struct shape *shape, struct part
 	return r;
 }
 
-static int attach(void *context, struct error *err)
+static int scratch_fill(struct machine *m, struct error *err)
+{
+	if (m->fill_from >= 0)
+		return disk_copy(&m->s->disk, m->fill_from, m->scratch, err);
+	return disk_format(&m->s->disk, m->scratch, m->shape.storage_gb, err);
+}
+
+/* The process needs tens of milliseconds before it looks at its network or its disk. */
+static int while_it_starts(void *context, struct error *err)
 {
 	struct machine *m = context;
-	int r = net_service_attach(m->s->config.net, m->slot.number, &m->slot.net, m->rules, err);
+	int r = 0;
 
-	m->attached = r == 0;
-	return r;
+	if (m->rules) {
+		r = net_service_attach(m->s->config.net, m->slot.number, &m->slot.net, m->rules, err);
+		m->attached = r == 0;
+	}
+	return r == 0 && m->fills ? scratch_fill(m, err) : r;
 }
 
 static int start_vm(struct machine *m, const struct parts *p, int ram, bool shared, int state, int scratch,
@@ -186,7 +197,7 @@ static int start_vm(struct machine *m, const struct parts *p, int ram, bool shar
 		.state = state,
 		.slot = m->slot.number,
 		.first_stream = first_stream,
-		.meanwhile = m->rules ? attach : NULL,
+		.meanwhile = while_it_starts,
 		.meanwhile_context = m,
 	};
 	memcpy(spec.mac, m->slot.net.mac, sizeof(spec.mac));
@@ -271,12 +282,14 @@ int machine_boot(struct sandboxes *s, const struct shape *shape, int ram, int sc
 	return started(m, r, out, err);
 }
 
-/* The scratch disk of a new machine: a copy of the snapshot's, of the fresh template's, or there already (resume). */
-static int scratch_make(struct sandboxes *s, struct machine *m, const struct machine_source *source,
+/*
+ * The scratch disk of a new machine, of its full size; its content comes while the process starts: a copy of the
+ * snapshot's or of the fresh template's, or a blank file system. When it resumes the disk is there already.
+ */
+static int scratch_open(struct sandboxes *s, struct machine *m, const struct machine_source *source,
 			const struct template *t, struct error *err)
 {
 	uint64_t bytes = (uint64_t)m->shape.storage_gb << 30;
-	int from = source->disk >= 0 ? source->disk : t->scratch;
 
 	if (source->paused) {
 		m->scratch = openat(s->disk.folders[FOLDER_SCRATCH], m->id, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
@@ -285,11 +298,10 @@ static int scratch_make(struct sandboxes *s, struct machine *m, const struct mac
 	int r = disk_room(&s->disk, source->disk >= 0 ? disk_used(source->disk) : 0, err);
 	if (r == 0)
 		r = disk_create(&s->disk, FOLDER_SCRATCH, m->id, &m->scratch, err);
-	if (r == 0)
-		r = from >= 0 ? disk_copy(&s->disk, from, m->scratch, err)
-			      : disk_format(&s->disk, m->scratch, m->shape.storage_gb, err);
 	if (r == 0 && ftruncate(m->scratch, (off_t)bytes) < 0)
 		r = error_errno(err, errno, "size the sandbox's disk");
+	m->fills = true;
+	m->fill_from = source->disk >= 0 ? source->disk : t->scratch;
 	return r;
 }
 
@@ -349,7 +361,7 @@ int machine_start(struct sandboxes *s, const struct shape *shape, const struct m
 	else if (r == 0)
 		r = template_get(s, shape, fresh ? TEMPLATE_FRESH : TEMPLATE_BARE, &p.template, err);
 	if (r == 0)
-		r = scratch_make(s, m, source, &p.template, err);
+		r = scratch_open(s, m, source, &p.template, err);
 	if (r == 0)
 		r = netpool_take(&s->netpool, &m->slot, err);
 	if (r == 0 && FAULT("machine-start") < 0)
@@ -357,6 +369,7 @@ int machine_start(struct sandboxes *s, const struct shape *shape, const struct m
 	if (r == 0)
 		r = load_and_run(m, &p, source, fresh, err);
 	m->rules = NULL;
+	m->fills = false;
 	parts_close(&p);
 	keeper_ask(s);
 	return started(m, r, out, err);
