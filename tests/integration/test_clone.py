@@ -6,7 +6,6 @@ import uuid
 
 import pytest
 
-from conftest import LONG
 from harness.client import refused
 
 # What two sandboxes must never share, each read as early as can be.
@@ -88,7 +87,7 @@ def test_bad_clones(own):
 @pytest.mark.limit(600)
 def test_many_clones_of_one_snapshot_at_once(api):
     """G17, G18: identical files, nothing else alike."""
-    count = 50 if LONG else 8
+    count = 50
     source = api.create(resources={"memory": 256})
     source.run("head -c 2000000 /dev/urandom > /workspace/same; sync")
     digest = source.out("sha256sum /workspace/same")

@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from conftest import LONG
 from harness.client import refused
 from harness.daemon import is_running
 from harness.wait import wait_until
@@ -165,7 +164,7 @@ def test_unknown_snapshots(api):
 @pytest.mark.limit(400)
 def test_a_chain_of_snapshots_and_restores(api):
     """snapshot → restore, again and again, with all hashes checked at the end of it."""
-    depth = 20 if LONG else 6
+    depth = 20
     box, hashes, kept = api.create(name="chain0"), {}, []
     try:
         for step in range(depth):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LONG
 from harness.daemon import CACHE, Daemon
 
 
@@ -86,8 +85,6 @@ HARMS = {
     "manifest-foreign": (manifest, change_manifest),
     "memory-is-a-symlink": (memory_file, replace_by_link),
     "state-is-a-fifo": (state_file, replace_by_fifo),
-}
-LONG_HARMS = {
     "state-truncated": (state_file, cut),
     "state-first-byte": (state_file, lambda path: flip(path, 0)),
     "memory-last-byte": (memory_file, lambda path: flip(path, path.stat().st_size - 1)),
@@ -112,9 +109,9 @@ def built():
 
 
 @pytest.mark.limit(180)
-@pytest.mark.parametrize("harm", list(HARMS) + (list(LONG_HARMS) if LONG else []))
+@pytest.mark.parametrize("harm", HARMS)
 def test_harmed(built, harm):
-    which, how = (HARMS | LONG_HARMS)[harm]
+    which, how = HARMS[harm]
     how(which(built))
     begin = built.log.stat().st_size
     built.start()

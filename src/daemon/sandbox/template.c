@@ -438,7 +438,8 @@ static int obtain(struct sandboxes *s, struct entry *e, const struct shape *shap
 		atomic_fetch_add(&s->template_hits, 1);
 		return 0;
 	}
-	if (why.code != ENOENT)
+	/* One that was never made is no news; one of which a part is missing is. */
+	if (why.code != ENOENT || faccessat(s->disk.folders[FOLDER_TEMPLATES], e->key, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		log_warn("template_refused", "key", e->key, "image", shape->image, "reason", why.text);
 	e->good = false;
 	int r = build(s, shape, e->key, kind, err);
