@@ -1,6 +1,6 @@
 # A thin front: each target is one program that may also be run by itself. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test bench fuzz lint soak install clean guest-kernel deb
+.PHONY: help demo build test system-test bench fuzz lint soak install clean guest-kernel deb
 
 DESTDIR ?=
 PREFIX ?= /usr/local
@@ -15,8 +15,11 @@ demo: ## set everything up and run a piece of Python in a VM
 build: ## the release build, in build/
 	@tools/lib/build-release build $(PREFIX)
 
-test: ## all suites: lint, unit, fuzz replay, attack, integration
+test: ## all suites: lint, unit, fuzz replay, attack, integration, system
 	@tools/test all $(ARGS)
+
+system-test: ## the Debian package under systemd, and cgroup v2, in a whole Debian in QEMU (three minutes)
+	@tests/system/run $(ARGS)
 
 bench: ## measure; ARGS="--quick", ARGS="--only create"
 	@tests/performance/akira-bench $(ARGS)

@@ -22,10 +22,10 @@ RESULTS = BUILD / "results"
 PYTHON = "/usr/bin/python3"
 LONG = bool(os.environ.get("AKIRA_TEST_LONG"))
 
-SUITES = ("lint", "unit", "fuzz", "attack", "integration")
+SUITES = ("lint", "unit", "fuzz", "attack", "integration", "system")
 # Seconds. Bounds against hangs, not expectations.
 # Against hangs alone: a machine that does much else at the same time must not fail for it.
-LIMITS = {"lint": 600, "unit": 600, "fuzz": 600, "attack": 900, "integration": 2400}
+LIMITS = {"lint": 600, "unit": 600, "fuzz": 600, "attack": 900, "integration": 2400, "system": 900}
 OPTIONS = ["-Dtests=true", "-Dfaults=true", "-Db_sanitize=address,undefined", "-Db_lundef=false"]
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -342,6 +342,19 @@ def run_lint(suite, limit, env):
         suite.count("failed", "tools/lint " + ("took too long" if code is None else f"ended with {code}"), tail(log, 60))
 
 
+def run_system(suite, limit, env):
+    """The package and cgroup v2 in a whole Debian; tests/system/run says more."""
+    log, result = RESULTS / "system.log", RESULTS / "system.xml"
+    result.unlink(missing_ok=True)
+    command = [str(ROOT / "tests/system/run"), "--build", str(BUILD), "--junitxml", str(result), "--log", str(RESULTS / "system-console.log")]
+    code = run(command, log, limit, env)
+    if result.exists():
+        for case in ElementTree.parse(result).getroot().iter("testcase"):
+            read_case(suite, case)
+    if code is None or (code != 0 and not suite.failed):
+        suite.count("failed", "tests/system/run " + ("took too long" if code is None else f"ended with {code}"), tail(log, 60))
+
+
 def run_suite(name, env, arguments):
     suite, begin, limit = Suite(name), time.monotonic(), LIMITS[name] * (6 if LONG else 1)
     options = (["-k", arguments.keep] if arguments.keep else []) + (["--no-header"] if arguments.only else [])
@@ -372,6 +385,8 @@ def run_suite(name, env, arguments):
             run_pytest(suite, chosen(ROOT / "tests/integration"), left(), env, options)
         else:
             run_integration(suite, left(), env, options)
+    elif name == "system":
+        run_system(suite, left(), env)
     stop_everything()
     suite.seconds = time.monotonic() - begin
     step(f"suite {name}: {suite.passed} passed, {suite.failed} failed, {suite.skipped} skipped in {suite.seconds:.0f} s")
