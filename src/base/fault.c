@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FAULTS_MAX 32
+#define FAULTS_MAX 64
 
 struct fault {
 	char name[64];
@@ -26,7 +26,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static void parse(void)
 {
 	const char *text = getenv("AKIRA_FAULT");
-	char copy[1024], *save = NULL;
+	char copy[2048], *save = NULL;
 
 	if (!text || strlen(text) >= sizeof(copy))
 		return;
@@ -56,6 +56,14 @@ int fault_point(const char *name)
 	}
 	pthread_mutex_unlock(&lock);
 	return result;
+}
+
+int fault_point_of(const char *name, const char *which)
+{
+	char full[64];
+
+	snprintf(full, sizeof(full), "%s/%s", name, which);
+	return fault_point(full);
 }
 #else
 /* ISO C wants a translation unit to hold something. */

@@ -1,7 +1,18 @@
 /*
  * Theory of operation. Each request passes here on its way to a handler and back: admission (gate.c: key, scope,
- * suspension, rate), the Idempotency-Key (idem.c), the handler, and then one audit record for what changes something
- * or was refused, one line of access log, and the metrics. The query is in no log, since a key may stand in it.
+ * suspension, rate), the Idempotency-Key (idem.c), the handler, and then the audit record of what is not recorded yet, one
+ * line of access log, and the metrics. The query is in no log, since a key may stand in it.
+ *
+ * The audit log. A change of an organisation, a key, a sandbox, a snapshot or the execution log is committed in one
+ * transaction with its record, by auth/ and sandbox/ (sandbox/record.h): if the record cannot be written, nothing is
+ * changed and the call fails. It has the route's action where it is what the call was for, with the status to come and the
+ * time until then; steps on the way (sandbox.admitted, snapshot.admitted, a resume that a command needed) and consequences
+ * (sandbox.terminated, snapshot.removed) have actions of their own, and without a key akirad did it by itself. What is
+ * left to record here, after the handler, is what changed no such row: calls that failed or were refused, uploads,
+ * downloads, what was so already, and a call whose answer turned out another than its record says.
+ *
+ * No change in this sense is bookkeeping: Idempotency-Keys, usage, samples, rate buckets, the last use of keys, and the
+ * forgetting of what has ended long ago.
  */
 #include "daemon/api/internal.h"
 
@@ -70,6 +81,8 @@ void reply_deleted(struct http_request *request, struct http_response *response,
 	size_t failed = json_array_size(errors);
 
 	call_detail(request, "%zu deleted, %zu failed", json_array_size(deleted), failed);
+	if (failed) /* each deletion has its record; that some failed is in none */
+		call_of(request)->recorded = 0;
 	json_t *body = json_pack("{s:I,s:o}", "deleted_count", (json_int_t)json_array_size(deleted), "deleted_ids",
 				 deleted);
 	view_set(body, "message", json_sprintf(failed ? "some %s could not be deleted" : "all %s are deleted", what));
@@ -112,6 +125,10 @@ bool call_admit(void *context, struct http_request *request, struct http_respons
 		.key = call->key.id,
 		.request = request->id,
 		.address = request->address,
+		.action = request->route->action,
+		.status = request->route->early_status ? request->route->early_status : 200,
+		.started_us = request->started_us,
+		.recorded = &call->recorded,
 	};
 	return true;
 }
@@ -167,7 +184,7 @@ static void audit(struct api_server *api, const struct http_request *request, in
 	uint64_t suppressed = 0;
 
 	const struct call *call = request->user;
-	if (!route || !call || (route->flags & HTTP_OPEN) || call->audited)
+	if (!route || !call || (route->flags & HTTP_OPEN) || call->audited || call->recorded == status)
 		return;
 	bool refusal = status == 401 || status == 403 || status == 429;
 	if (!refusal && !(route->flags & HTTP_MUTATES))

@@ -131,7 +131,7 @@ void execute_on_call(struct http_request *request, struct http_response *respons
 		metrics_time(call_of(request)->api->metrics, METRICS_EXEC, event.duration_ms * 1000);
 		http_reply_json(response, 200, view_execution(sandbox_exec_id(exec), &event, &out, &err_out));
 	}
-	sandbox_exec_close(exec);
+	sandbox_exec_close(exec, response->status);
 	output_free(&out);
 	output_free(&err_out);
 }
@@ -170,9 +170,17 @@ static int add_text(struct stream *stream, const char *name, struct output_tail 
 	return add_line(stream, json_pack("{s:o}", name, json_stringn_nocheck(text, length)));
 }
 
+/* Logged and recorded before the client sees its end. */
+static void close_exec(struct stream *stream)
+{
+	sandbox_exec_close(stream->exec, 200);
+	stream->exec = NULL;
+}
+
 static int add_end(struct stream *stream, const struct sandbox_exec_event *event)
 {
 	stream->ended = true;
+	close_exec(stream);
 	metrics_time(call_of(stream->request)->api->metrics, METRICS_EXEC, event->duration_ms * 1000);
 	int r = add_text(stream, "stdout", &stream->out, NULL, 0);
 	if (r == 0)
@@ -226,7 +234,7 @@ static void stream_done(void *context)
 {
 	struct stream *stream = context;
 
-	sandbox_exec_close(stream->exec);
+	close_exec(stream);
 	buf_free(&stream->line);
 	free(stream);
 }

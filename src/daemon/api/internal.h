@@ -29,7 +29,8 @@ struct api_server {
 struct call {
 	struct api_server *api;
 	bool authenticated;
-	bool audited; /* auth/ wrote the record in its own transaction */
+	bool audited;     /* auth/ wrote the record in its own transaction */
+	int32_t recorded; /* sandbox/ did: the status in it; else 0 */
 	struct store_org org;
 	struct store_key key;
 	struct sandbox_actor actor;

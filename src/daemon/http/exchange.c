@@ -63,9 +63,9 @@ void exchange_put(struct exchange *exchange)
 		return;
 
 	struct http_server *server = exchange->server;
+	http_response_clear(&exchange->response); /* ends a stream, before its end is told */
 	if (exchange->begun)
 		exchange_told(exchange, 499);
-	http_response_clear(&exchange->response);
 	if (server->hooks.release)
 		server->hooks.release(server->hooks.context, &exchange->request);
 	request_clear(&exchange->request);

@@ -84,7 +84,8 @@ void box_publish(struct box *box)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static void unpublish(struct box *box)
+/* True: the table's reference is the caller's now. */
+static bool unpublish(struct box *box)
 {
 	struct sandboxes *s = box->s;
 	bool found = false;
@@ -98,8 +99,7 @@ static void unpublish(struct box *box)
 		}
 	}
 	pthread_mutex_unlock(&s->lock);
-	if (found)
-		box_put(box);
+	return found;
 }
 
 struct box *box_find(struct sandboxes *s, const char *org, const char *id)
@@ -268,7 +268,8 @@ int box_use(struct sandboxes *s, const struct sandbox_actor *actor, const char *
 		r = enter(box, vm, err);
 		pthread_mutex_unlock(&box->lock);
 		if (r == 1) {
-			int resumed = box_resume_held(box, err);
+			struct record record = box_record(box, actor, "sandbox.resume");
+			int resumed = box_resume_held(box, &record, err);
 			box_release(box_get(box));
 			if (resumed < 0)
 				r = resumed;
@@ -293,18 +294,37 @@ void box_done(struct box *box, struct vm *vm)
 	box_put(box);
 }
 
-int box_save(struct box *box, struct error *err)
+struct record box_record(const struct box *box, const struct sandbox_actor *actor, const char *action)
+{
+	return record_of(actor, action, box->org, box->id);
+}
+
+/* In the transaction. */
+static int save_row(struct box *box, struct error *err)
 {
 	struct store_sandbox row;
+	int r;
 
 	pthread_mutex_lock(&box->lock);
-	int r = row_copy(&row, &box->row);
+	if (box->row.status == SANDBOX_TERMINATED)
+		r = ending_error(box, err); /* its end has a record of its own */
+	else
+		r = row_copy(&row, &box->row) < 0 ? error_set(err, ENOMEM, "no memory for a sandbox's row") : 0;
 	pthread_mutex_unlock(&box->lock);
 	if (r < 0)
-		return error_set(err, ENOMEM, "no memory for a sandbox's row");
+		return r;
 	r = store_sandbox_update(box->s->store, &row, err);
 	store_sandbox_free(&row);
 	return r;
+}
+
+int box_save(struct box *box, const struct record *record, struct error *err)
+{
+	struct store *store = box->s->store;
+	int r = store_begin(store, err);
+
+	/* Copied inside, so that what was written meanwhile is not undone. */
+	return r < 0 ? r : record_end(store, record, save_row(box, err), err);
 }
 
 /* ---- the end ---- */
@@ -403,26 +423,17 @@ static void explain_end(struct box *box, struct machine *m)
 
 static void write_end(struct box *box)
 {
-	struct store_audit audit = { .status = 0 };
+	struct record record = box_record(box, NULL, "sandbox.terminated");
+	struct store *store = box->s->store;
 	struct error err = { 0 };
-	struct sandboxes *s = box->s;
 
-	snprintf(audit.org, sizeof(audit.org), "%s", box->org);
-	snprintf(audit.action, sizeof(audit.action), "sandbox.terminated");
-	snprintf(audit.target, sizeof(audit.target), "%s", box->id);
-	snprintf(audit.outcome, sizeof(audit.outcome), "ok");
-	snprintf(audit.detail, sizeof(audit.detail), "reason=%s", box->reason);
+	snprintf(record.detail, sizeof(record.detail), "reason=%s", box->reason);
 	for (int tries = 0; tries < 3; tries++) {
-		int r = store_begin(s->store, &err);
+		int r = store_begin(store, &err);
 		if (r == 0)
-			r = store_sandbox_update(s->store, &box->row, &err);
-		if (r == 0)
-			r = store_audit_add(s->store, &audit, &err);
-		if (r == 0)
-			r = store_commit(s->store, &err);
+			r = record_end(store, &record, store_sandbox_update(store, &box->row, &err), &err);
 		if (r == 0)
 			return;
-		store_rollback(s->store);
 	}
 	/* The next start finds a live row without a VM and says node_lost: a reason is lost, nothing else. */
 	log_error("termination_not_stored", "sandbox", box->id, "error", err.text);
@@ -465,7 +476,7 @@ static void terminate(struct box *box)
 	snprintf(box->row.message, sizeof(box->row.message), "%s", box->message);
 	pthread_mutex_unlock(&box->lock);
 	write_end(box);
-	unpublish(box);
+	bool listed = unpublish(box);
 	pthread_mutex_lock(&box->lock);
 	box->gone = true;
 	pthread_cond_broadcast(&box->changed);
@@ -473,6 +484,8 @@ static void terminate(struct box *box)
 	log_info("sandbox_terminated", "sandbox", box->id, "org", box->org, "reason", box->reason, "message",
 		 box->message);
 	keeper_ask(s);
+	if (listed)
+		box_put(box);
 }
 
 void *janitor_main(void *context)

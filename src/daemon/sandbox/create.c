@@ -83,7 +83,17 @@ static int claim(struct start *start, struct machine **machine, struct error *er
 	return r;
 }
 
-static int run_start(struct start *start, struct error *err)
+/* It runs: of what the call was for, or what came of it when the call has its answer already (actor NULL). */
+static int save_running(struct box *box, const struct sandbox_actor *actor, struct error *err)
+{
+	struct record record = box_record(box, actor, actor ? NULL : "sandbox.started");
+
+	if (box->row.snapshot[0])
+		snprintf(record.detail, sizeof(record.detail), "from %s", box->row.snapshot);
+	return box_save(box, &record, err);
+}
+
+static int run_start(struct start *start, const struct sandbox_actor *actor, struct error *err)
 {
 	struct sandboxes *s = start->s;
 	struct machine *m = start->machine;
@@ -112,7 +122,7 @@ static int run_start(struct start *start, struct error *err)
 	if (r < 0 && m)
 		machine_stop(m);
 	if (r == 0)
-		r = box_save(start->box, err);
+		r = save_running(start->box, actor, err);
 	if (r == 0) {
 		atomic_fetch_add(&s->creates, 1);
 		return 0;
@@ -131,7 +141,7 @@ static void *start_thread(void *context)
 	struct sandboxes *s = start->s;
 	struct error err = { 0 };
 
-	(void)run_start(start, &err);
+	(void)run_start(start, NULL, &err);
 	start_free(start);
 	atomic_fetch_sub(&s->jobs, 1);
 	return NULL;
@@ -184,19 +194,12 @@ static int check_quota(struct sandboxes *s, const struct sandbox_actor *actor, c
 	return r;
 }
 
-static int add_row(struct sandboxes *s, const struct sandbox_actor *actor, const struct store_sandbox *row,
+static int add_row(struct sandboxes *s, const struct sandbox_actor *actor, const struct store_sandbox *row, bool waits,
 		   struct error *err)
 {
-	struct store_audit audit = { .status = 0 };
+	struct record record = record_of(actor, "sandbox.admitted", row->org, row->id);
 
-	snprintf(audit.request, sizeof(audit.request), "%s", actor->request ? actor->request : "");
-	snprintf(audit.org, sizeof(audit.org), "%s", row->org);
-	snprintf(audit.key, sizeof(audit.key), "%s", row->key);
-	snprintf(audit.address, sizeof(audit.address), "%s", actor->address ? actor->address : "");
-	snprintf(audit.action, sizeof(audit.action), "sandbox.admitted");
-	snprintf(audit.target, sizeof(audit.target), "%s", row->id);
-	snprintf(audit.outcome, sizeof(audit.outcome), "ok");
-	snprintf(audit.detail, sizeof(audit.detail), "image=%.100s cpus=%u memory=%u storage=%u", row->image,
+	snprintf(record.detail, sizeof(record.detail), "image=%.100s cpus=%u memory=%u storage=%u", row->image,
 		 row->cpu_units, row->memory_mib, row->storage_gb);
 	int r = store_begin(s->store, err);
 	if (r < 0)
@@ -204,13 +207,12 @@ static int add_row(struct sandboxes *s, const struct sandbox_actor *actor, const
 	r = check_quota(s, actor, row, err);
 	if (r == 0)
 		r = store_sandbox_add(s->store, row, err);
-	if (r == 0)
-		r = store_audit_add(s->store, &audit, err);
-	if (r == 0)
-		r = store_commit(s->store, err);
-	if (r < 0)
-		store_rollback(s->store);
-	return r;
+	if (r == 0 && !waits) {
+		/* The call is done with this; what comes of it is not its any more. */
+		r = record_add(s->store, &record, err);
+		record.action = NULL;
+	}
+	return record_end(s->store, &record, r, err);
 }
 
 int info_fill(struct box *box, struct sandbox_info *info)
@@ -315,7 +317,7 @@ static int admit(struct start *start, const struct sandbox_actor *actor, const s
 		str_random_id(row->id, "sbx");
 	if (spec->named)
 		spec->named(row->id, spec->context);
-	r = add_row(s, actor, row, err);
+	r = add_row(s, actor, row, spec->wait, err);
 	if (r == 0) {
 		start->box = box_new(s, row);
 		if (!start->box)
@@ -353,7 +355,7 @@ int spec_start(struct sandboxes *s, const struct sandbox_actor *actor, const str
 	struct box *box = box_get(start->box);
 	box_publish(box);
 	if (spec->wait) {
-		r = run_start(start, err);
+		r = run_start(start, actor, err);
 	} else {
 		r = start_in_background(start, err);
 		if (r < 0) {

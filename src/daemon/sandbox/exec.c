@@ -20,6 +20,7 @@
 struct sandbox_exec {
 	struct box *box;
 	struct vm *vm;
+	const struct sandbox_actor *actor;
 	struct link_stream *stream;
 	struct sandbox_exec *next; /* in box->running, under box->lock */
 	struct store_exec log;
@@ -105,6 +106,7 @@ static void log_begin(struct sandbox_exec *e, const struct sandbox_actor *actor,
 {
 	struct store_exec *log = &e->log;
 
+	e->actor = actor;
 	str_random_id(log->id, "exec");
 	snprintf(log->request, sizeof(log->request), "%s", actor->request ? actor->request : "");
 	snprintf(log->org, sizeof(log->org), "%s", actor->org->id);
@@ -375,7 +377,20 @@ int sandbox_exec_resize(struct sandbox_exec *e, uint16_t rows, uint16_t cols, st
 
 /* ---- the end ---- */
 
-static void log_end(struct sandbox_exec *e)
+static int log_write(struct sandbox_exec *e, int32_t status, struct error *err)
+{
+	struct record record = box_record(e->box, e->actor, NULL);
+	struct store *store = e->box->s->store;
+	int r = store_begin(store, err);
+
+	if (r < 0)
+		return r;
+	record.status = status;
+	snprintf(record.detail, sizeof(record.detail), "%s", e->log.id);
+	return record_end(store, &record, store_exec_add(store, &e->log, err), err);
+}
+
+static void log_end(struct sandbox_exec *e, int32_t status)
 {
 	struct store_exec *log = &e->log;
 	struct error err = { 0 };
@@ -390,18 +405,17 @@ static void log_end(struct sandbox_exec *e)
 		log->out = str_to_utf8(buf_text(&e->out), e->out.size, NULL);
 		log->err_out = str_to_utf8(buf_text(&e->err_out), e->err_out.size, NULL);
 	}
-	struct store *store = e->box->s->store;
-	if (store_exec_add(store, log, &err) < 0)
+	if (log_write(e, status, &err) < 0)
 		log_warn("execution_not_logged", "sandbox", log->sandbox, "execution", log->id, "error", err.text);
 }
 
-void sandbox_exec_close(struct sandbox_exec *e)
+void sandbox_exec_close(struct sandbox_exec *e, int32_t status)
 {
 	if (!e)
 		return;
 	leave(e);
 	link_close(e->stream); /* sends CLOSE if it runs: the guest kills all of it */
-	log_end(e);
+	log_end(e, status);
 	box_done(e->box, e->vm);
 	free(e->log.command);
 	free(e->log.cwd);

@@ -18,6 +18,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "daemon/sandbox/record.h"
 #include "daemon/sandbox/service.h"
 
 #define DEFAULT_CPU_UNITS 1
@@ -286,8 +287,9 @@ void box_machine_ended(struct machine *machine, void *context);
 /* Takes what the janitor has to do: terminate the box. */
 void janitor_push(struct box *box);
 void *janitor_main(void *s);
-/* Write the row; failure is logged. */
-int box_save(struct box *box, struct error *err);
+struct record box_record(const struct box *box, const struct sandbox_actor *actor, const char *action);
+/* Write the row as it is now, and the record of what changed it. -EBUSY: it has ended. */
+int box_save(struct box *box, const struct record *record, struct error *err);
 int box_gone_error(struct sandboxes *s, const char *org, const char *id, struct error *err);
 
 /* ---- create.c ---- */
@@ -313,8 +315,9 @@ int info_fill(struct box *box, struct sandbox_info *info);
 /* ---- exec.c, pause.c, reaper.c, recover.c, metrics.c ---- */
 
 void execs_check_deadlines(struct box *box, int64_t now_ms);
-int box_resume_held(struct box *box, struct error *err); /* box is held by the caller */
-int box_pause_held(struct box *box, struct error *err);
+/* The box is held by the caller; nothing is done, and nothing recorded, where it is so already. */
+int box_resume_held(struct box *box, const struct record *record, struct error *err);
+int box_pause_held(struct box *box, const struct record *record, struct error *err);
 void paused_remove(struct sandboxes *s, const char *id);
 void *reaper_main(void *s);
 void *sampler_main(void *s);
@@ -328,6 +331,9 @@ void box_unstall(struct box *box); /* goes on if the host's disk was full */
 void box_last_stats(struct box *box, struct vm *vm);
 void box_book_usage(struct box *box, int64_t now_wall_ms);
 void snapshots_sweep(struct sandboxes *s);
+/* Its row goes, for what reason; its file has gone. actor NULL: akirad by itself. */
+int snapshot_forget(struct sandboxes *s, const struct sandbox_actor *actor, const struct store_snapshot *row,
+		    const char *reason, struct error *err);
 
 struct sandboxes {
 	struct sandboxes_config config;

@@ -9,6 +9,7 @@
 #include "daemon/sandbox/internal.h"
 
 #define DELETE_MS 15000
+#define DELETED "deleted by request"
 
 int sandbox_get(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct sandbox_info *info,
 		struct error *err)
@@ -38,6 +39,40 @@ int sandbox_list(struct sandboxes *s, const struct store_sandbox_filter *filter,
 	return store_sandbox_list(s->store, filter, page, size, rows, count, total, err);
 }
 
+/*
+ * That it is to end goes to the store before anything of it does: if it cannot be recorded, nothing happens; if we die in
+ * between, the next start does it. 0 also when it has ended meanwhile.
+ */
+static int record_end_asked(struct box *box, const struct sandbox_actor *actor, const char *snapshot, struct error *err)
+{
+	struct record record = box_record(box, actor, NULL);
+	struct store *store = box->s->store;
+	struct store_sandbox row;
+	int r = store_begin(store, err);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&box->lock);
+	r = row_copy(&row, &box->row);
+	pthread_mutex_unlock(&box->lock);
+	if (r < 0) {
+		store_rollback(store);
+		return error_set(err, ENOMEM, "no memory for a sandbox's row");
+	}
+	if (row.status == SANDBOX_TERMINATED) {
+		store_rollback(store);
+	} else {
+		row.status = SANDBOX_STOPPING;
+		snprintf(row.reason, sizeof(row.reason), "deleted");
+		snprintf(row.message, sizeof(row.message), DELETED);
+		if (snapshot)
+			snprintf(record.detail, sizeof(record.detail), "snapshot %s", snapshot);
+		r = record_end(store, &record, store_sandbox_update(store, &row, err), err);
+	}
+	store_sandbox_free(&row);
+	return r;
+}
+
 int sandbox_delete(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, const char *snapshot_name,
 		   struct store_snapshot *snapshot, struct error *err)
 {
@@ -53,13 +88,43 @@ int sandbox_delete(struct sandboxes *s, const struct sandbox_actor *actor, const
 	int r = 0;
 	if (snapshot_name)
 		r = sandbox_snapshot(s, actor, id, snapshot_name, false, snapshot, err);
+	bool kept = r == 0 && snapshot_name;
+	if (r == 0)
+		r = record_end_asked(box, actor, kept ? snapshot->id : NULL, err);
 	if (r == 0) {
-		box_end(box, "deleted", "deleted by request");
+		box_end(box, "deleted", DELETED);
 		if (box_wait_gone(box, DELETE_MS) < 0)
 			log_warn("delete_slow", "sandbox", id);
+	} else if (kept) {
+		store_snapshot_free(snapshot);
 	}
 	box_put(box);
 	return r;
+}
+
+/* What of its row the time to live is. */
+struct lifetime {
+	int64_t timeout_s, expires_ms;
+};
+
+static struct lifetime set_lifetime(struct box *box, struct lifetime to)
+{
+	pthread_mutex_lock(&box->lock);
+	struct lifetime before = { box->row.timeout_s, box->row.expires_ms };
+	box->row.timeout_s = to.timeout_s;
+	box->row.expires_ms = to.expires_ms;
+	pthread_mutex_unlock(&box->lock);
+	return before;
+}
+
+static void set_deadline(struct box *box, int64_t timeout_s)
+{
+	pthread_mutex_lock(&box->lock);
+	if (box->row.status == SANDBOX_PAUSED)
+		box->left_ms = timeout_s * 1000;
+	else
+		box->deadline_ms = time_mono_ms() + timeout_s * 1000;
+	pthread_mutex_unlock(&box->lock);
 }
 
 int sandbox_set_timeout(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, int64_t timeout_s,
@@ -75,42 +140,71 @@ int sandbox_set_timeout(struct sandboxes *s, const struct sandbox_actor *actor, 
 	int r = box_hold(s, actor, id, &box, err);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&box->lock);
-	box->row.timeout_s = timeout_s;
-	if (box->row.status == SANDBOX_PAUSED) {
-		box->left_ms = timeout_s * 1000;
-	} else {
-		box->deadline_ms = time_mono_ms() + timeout_s * 1000;
-		box->row.expires_ms = time_wall_ms() + timeout_s * 1000;
-	}
-	pthread_mutex_unlock(&box->lock);
-	r = box_save(box, err);
+	struct record record = box_record(box, actor, NULL);
+	snprintf(record.detail, sizeof(record.detail), "%lld s", (long long)timeout_s);
+	struct lifetime wanted = { timeout_s, time_wall_ms() + timeout_s * 1000 };
+	if (box->row.status == SANDBOX_PAUSED)
+		wanted.expires_ms = box->row.expires_ms;
+	struct lifetime before = set_lifetime(box, wanted);
+	r = box_save(box, &record, err);
+	if (r < 0)
+		set_lifetime(box, before);
+	else
+		set_deadline(box, timeout_s);
 	if (r == 0 && info_fill(box, info) < 0)
 		r = error_set(err, ENOMEM, "no memory for an answer");
 	box_release(box);
 	return r;
 }
 
-static int apply_network(struct box *box, const struct net_rules *rules, const char *json, struct error *err)
+static int apply_rules(struct box *box, const struct net_rules *rules, struct error *err)
 {
-	struct sandboxes *s = box->s;
-	int r = 0;
-
 	pthread_mutex_lock(&box->lock);
 	uint32_t slot = box->machine ? box->machine->slot.number : LAUNCHER_NO_SLOT;
 	pthread_mutex_unlock(&box->lock);
-	if (slot != LAUNCHER_NO_SLOT)
-		r = net_service_update(s->config.net, slot, rules, err);
-	if (r < 0)
-		return box_error(box, r, err);
+	if (slot == LAUNCHER_NO_SLOT)
+		return 0;
+	return box_error(box, net_service_update(box->s->config.net, slot, rules, err), err);
+}
+
+static char *swap_network(struct box *box, char *json)
+{
+	pthread_mutex_lock(&box->lock);
+	char *before = box->row.network;
+	box->row.network = json;
+	pthread_mutex_unlock(&box->lock);
+	return before;
+}
+
+static int save_network(struct box *box, const char *json, const struct sandbox_actor *actor, struct error *err)
+{
+	struct record record = box_record(box, actor, NULL);
 	char *kept = json ? strdup(json) : NULL;
+
 	if (json && !kept)
 		return error_set(err, ENOMEM, "no memory for network rules");
-	pthread_mutex_lock(&box->lock);
-	free(box->row.network);
-	box->row.network = kept;
-	pthread_mutex_unlock(&box->lock);
-	return box_save(box, err);
+	char *before = swap_network(box, kept);
+	int r = box_save(box, &record, err);
+	free(r < 0 ? swap_network(box, before) : before);
+	return r;
+}
+
+static int change_network(struct box *box, const struct net_rules *rules, const char *json,
+			  const struct sandbox_actor *actor, struct error *err)
+{
+	struct net_rules *before = NULL;
+	struct error why = { 0 };
+
+	int r = rules_of_json(box->row.network, &before, err);
+	if (r == 0)
+		r = apply_rules(box, rules, err);
+	if (r == 0) {
+		r = save_network(box, json, actor, err);
+		if (r < 0 && apply_rules(box, before, &why) < 0)
+			log_error("network_rules_not_restored", "sandbox", box->id, "error", why.text);
+	}
+	net_rules_free(before);
+	return r;
 }
 
 int sandbox_set_network(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
@@ -127,7 +221,7 @@ int sandbox_set_network(struct sandboxes *s, const struct sandbox_actor *actor, 
 		return r == -EINVAL ? -EPROTO : r;
 	r = box_hold(s, actor, id, &box, err);
 	if (r == 0) {
-		r = apply_network(box, rules, network_json, err);
+		r = change_network(box, rules, network_json, actor, err);
 		if (r == 0 && info_fill(box, info) < 0)
 			r = error_set(err, ENOMEM, "no memory for an answer");
 		box_release(box);

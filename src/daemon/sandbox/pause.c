@@ -177,7 +177,87 @@ static struct vm *take_running(struct box *box, struct error *err)
 	return vm;
 }
 
-int box_pause_held(struct box *box, struct error *err)
+/* Its memory to disk, and the VM stopped but there: thaw undoes it. */
+static int freeze(struct box *box, struct vm *vm, struct error *err)
+{
+	int r = disk_room(&box->s->disk, (uint64_t)box->row.memory_mib << 20, err);
+
+	if (r < 0)
+		return r;
+	box_boost(box, true);
+	r = vm_stop(vm, err);
+	if (r == 0) {
+		int64_t left = box->deadline_ms - time_mono_ms();
+		box->left_ms = left > 0 ? left : 0;
+		box->last_stream = link_last_stream(vm_link(vm));
+		r = save(box, vm, err);
+		if (r < 0)
+			(void)vm_run(vm, NULL);
+	}
+	if (r < 0)
+		box_boost(box, false);
+	return r;
+}
+
+static void thaw(struct box *box, struct vm *vm)
+{
+	paused_remove(box->s, box->id);
+	(void)vm_run(vm, NULL);
+	box_boost(box, false);
+}
+
+/* false: it is ending. */
+static bool set_status(struct box *box, enum sandbox_status status, int64_t expires_ms)
+{
+	pthread_mutex_lock(&box->lock);
+	bool ending = box->reason[0] != '\0';
+	if (!ending) {
+		box->row.status = status;
+		box->row.expires_ms = expires_ms;
+	}
+	pthread_mutex_unlock(&box->lock);
+	return !ending;
+}
+
+/* Its state is on disk: the VM is not needed any more. */
+static int let_go(struct box *box, struct error *err)
+{
+	struct machine *m = NULL;
+
+	pthread_mutex_lock(&box->lock);
+	if (!box->reason[0]) {
+		m = box->machine;
+		box->machine = NULL;
+	}
+	pthread_mutex_unlock(&box->lock);
+	if (!m) {
+		paused_remove(box->s, box->id); /* the janitor may have passed before it was there */
+		return error_set(err, EBUSY, "the sandbox is ending (%s)", box->reason);
+	}
+	m->keep_scratch = true;
+	machine_stop(m);
+	return 0;
+}
+
+/* Written while the VM could still go on, so that a record that cannot be written undoes the pause. */
+static int settle(struct box *box, struct vm *vm, const struct record *record, struct error *err)
+{
+	int64_t expires_ms = box->row.expires_ms;
+
+	if (!set_status(box, SANDBOX_PAUSED, 0))
+		return let_go(box, err);
+	(void)FAULT("pause-store");
+	int r = box_save(box, record, err);
+	if (r == 0)
+		return let_go(box, err);
+	if (set_status(box, SANDBOX_RUNNING, expires_ms))
+		thaw(box, vm);
+	else
+		paused_remove(box->s, box->id);
+	return r;
+}
+
+int box_pause_held(struct box *box, const struct record *record, struct error *err)
 {
 	if (box->row.status == SANDBOX_PAUSED)
 		return 0;
@@ -186,44 +266,14 @@ int box_pause_held(struct box *box, struct error *err)
 		return -EBUSY;
 
 	box_book_usage(box, time_wall_ms());
-	int r = disk_room(&box->s->disk, (uint64_t)box->row.memory_mib << 20, err);
-	if (r == 0) {
-		box_boost(box, true);
-		r = vm_stop(vm, err);
-		if (r == 0) {
-			int64_t left = box->deadline_ms - time_mono_ms();
-			box->left_ms = left > 0 ? left : 0;
-			box->last_stream = link_last_stream(vm_link(vm));
-			r = save(box, vm, err);
-			if (r < 0)
-				(void)vm_run(vm, NULL);
-		}
-		if (r < 0)
-			box_boost(box, false);
-	}
+	int r = freeze(box, vm, err);
+	if (r == 0)
+		r = settle(box, vm, record, err);
 	vm_put(vm);
 	if (r < 0)
 		return box_error(box, r, err);
-
-	pthread_mutex_lock(&box->lock);
-	struct machine *m = box->machine;
-	bool ended = box->reason[0] != '\0';
-	if (!ended) {
-		box->machine = NULL;
-		box->row.status = SANDBOX_PAUSED;
-		box->row.expires_ms = 0;
-	}
-	pthread_mutex_unlock(&box->lock);
-	if (ended) {
-		paused_remove(box->s, box->id); /* the janitor may have passed before it was there */
-		return error_set(err, EBUSY, "the sandbox is ending (%s)", box->reason);
-	}
-	m->keep_scratch = true;
-	machine_stop(m);
-	(void)FAULT("pause-store");
-	r = box_save(box, err);
 	log_info("sandbox_paused", "sandbox", box->id, "org", box->org);
-	return r;
+	return 0;
 }
 
 int sandbox_pause(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct sandbox_info *info,
@@ -233,7 +283,8 @@ int sandbox_pause(struct sandboxes *s, const struct sandbox_actor *actor, const 
 	int r = box_hold(s, actor, id, &box, err);
 	if (r < 0)
 		return r;
-	r = box_pause_held(box, err);
+	struct record record = box_record(box, actor, "sandbox.pause");
+	r = box_pause_held(box, &record, err);
 	if (r == 0 && info_fill(box, info) < 0)
 		r = error_set(err, ENOMEM, "no memory for an answer");
 	box_release(box);
@@ -301,7 +352,21 @@ static int wake_machine(struct box *box, struct machine **out, bool *lost, struc
 	return box_error(box, r, err);
 }
 
-int box_resume_held(struct box *box, struct error *err)
+/* It runs, but the store could not be told: it is paused again, as the store says. */
+static void undo_resume(struct box *box)
+{
+	struct error err = { 0 };
+	struct vm *vm = take_running(box, &err);
+	int r = vm ? freeze(box, vm, &err) : -EBUSY;
+
+	if (r == 0 && set_status(box, SANDBOX_PAUSED, 0))
+		r = let_go(box, &err);
+	vm_put(vm);
+	if (r < 0)
+		log_error("resume_not_undone", "sandbox", box->id, "error", err.text);
+}
+
+int box_resume_held(struct box *box, const struct record *record, struct error *err)
 {
 	struct machine *m = NULL;
 	struct error local = { 0 };
@@ -323,9 +388,13 @@ int box_resume_held(struct box *box, struct error *err)
 		machine_stop(m);
 		return r;
 	}
-	r = box_save(box, err);
+	r = box_save(box, record, err);
+	if (r < 0) {
+		undo_resume(box);
+		return box_error(box, r, err);
+	}
 	log_info("sandbox_resumed", "sandbox", box->id, "org", box->org);
-	return r;
+	return 0;
 }
 
 int sandbox_resume(struct sandboxes *s, const struct sandbox_actor *actor, const char *id, struct sandbox_info *info,
@@ -335,7 +404,8 @@ int sandbox_resume(struct sandboxes *s, const struct sandbox_actor *actor, const
 	int r = box_hold(s, actor, id, &box, err);
 	if (r < 0)
 		return r;
-	r = box_resume_held(box, err);
+	struct record record = box_record(box, actor, "sandbox.resume");
+	r = box_resume_held(box, &record, err);
 	if (r == 0 && info_fill(box, info) < 0)
 		r = error_set(err, ENOMEM, "no memory for an answer");
 	box_release(box);

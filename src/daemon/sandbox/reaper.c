@@ -3,6 +3,7 @@
  * the last one asks guests, so that a guest that does not answer holds up nobody's deadline.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -59,7 +60,10 @@ static void *pause_thread(void *context)
 	struct sandboxes *s = box->s;
 	struct error err = { 0 };
 
-	if (box_pause_held(box, &err) < 0)
+	struct record record = box_record(box, NULL, "sandbox.pause");
+
+	snprintf(record.detail, sizeof(record.detail), "reason=idle");
+	if (box_pause_held(box, &record, &err) < 0)
 		log_warn("idle_pause_failed", "sandbox", box->id, "error", err.text);
 	box_release(box);
 	atomic_fetch_sub(&s->jobs, 1);

@@ -16,13 +16,25 @@
 #include "base/time.h"
 #include "daemon/sandbox/paused.h"
 
+static int write_row(struct sandboxes *s, const struct store_sandbox *row, const char *action, const char *reason,
+		     struct error *err)
+{
+	struct record record = record_of(NULL, action, row->org, row->id);
+	int r = store_begin(s->store, err);
+
+	if (r < 0)
+		return r;
+	snprintf(record.detail, sizeof(record.detail), "reason=%s", reason);
+	return record_end(s->store, &record, store_sandbox_update(s->store, row, err), err);
+}
+
 static int keep_paused(struct sandboxes *s, struct store_sandbox *row, const struct paused *paused, struct error *err)
 {
 	bool known = row->status == SANDBOX_PAUSED;
 
 	row->status = SANDBOX_PAUSED;
 	row->expires_ms = 0;
-	int r = known ? 0 : store_sandbox_update(s->store, row, err);
+	int r = known ? 0 : write_row(s, row, "sandbox.pause", "recovered", err);
 	struct box *box = r == 0 ? box_new(s, row) : NULL;
 	if (r == 0 && !box)
 		r = error_set(err, ENOMEM, "no memory for a sandbox");
@@ -35,31 +47,22 @@ static int keep_paused(struct sandboxes *s, struct store_sandbox *row, const str
 	return 0;
 }
 
+/* Its end was asked for, and recorded, but not reached. */
+static bool is_ending(const struct store_sandbox *row)
+{
+	return row->status == SANDBOX_STOPPING && row->reason[0];
+}
+
 static int lose(struct sandboxes *s, struct store_sandbox *row, struct error *err)
 {
-	struct store_audit audit = { .status = 0 };
-
+	if (!is_ending(row)) {
+		snprintf(row->reason, sizeof(row->reason), "node_lost");
+		snprintf(row->message, sizeof(row->message), "the service on its host ended unexpectedly");
+	}
 	row->status = SANDBOX_TERMINATED;
 	row->terminated_ms = time_wall_ms();
-	snprintf(row->reason, sizeof(row->reason), "node_lost");
-	snprintf(row->message, sizeof(row->message), "the service on its host ended unexpectedly");
-	snprintf(audit.org, sizeof(audit.org), "%s", row->org);
-	snprintf(audit.action, sizeof(audit.action), "sandbox.terminated");
-	snprintf(audit.target, sizeof(audit.target), "%s", row->id);
-	snprintf(audit.outcome, sizeof(audit.outcome), "ok");
-	snprintf(audit.detail, sizeof(audit.detail), "reason=node_lost");
 	paused_remove(s, row->id);
-	int r = store_begin(s->store, err);
-	if (r < 0)
-		return r;
-	r = store_sandbox_update(s->store, row, err);
-	if (r == 0)
-		r = store_audit_add(s->store, &audit, err);
-	if (r == 0)
-		r = store_commit(s->store, err);
-	if (r < 0)
-		store_rollback(s->store);
-	return r;
+	return write_row(s, row, "sandbox.terminated", row->reason, err);
 }
 
 /* There is no saved state, or what is there never was one. */
@@ -90,7 +93,7 @@ static int recover_sandboxes(struct sandboxes *s, uint64_t *kept, uint64_t *lost
 				stayed++;
 				continue;
 			}
-			int p = paused_read(s, rows[i].id, &paused, &why);
+			int p = is_ending(&rows[i]) ? -ENOENT : paused_read(s, rows[i].id, &paused, &why);
 			if (p == 0) {
 				r = keep_paused(s, &rows[i], &paused, err);
 				(*kept)++;
@@ -174,7 +177,10 @@ static void recover_snapshots(struct sandboxes *s)
 			if (rows[i].status == SNAPSHOT_READY)
 				log_error("snapshot_lost", "snapshot", rows[i].id);
 			disk_remove(&s->disk, FOLDER_SNAPSHOTS, rows[i].id);
-			removed += store_snapshot_remove(s->store, rows[i].id, NULL) == 0;
+			const char *reason = rows[i].status == SNAPSHOT_READY              ? "file_lost"
+					     : rows[i].status == SNAPSHOT_PENDING_DELETION ? "deleted"
+											   : "unfinished";
+			removed += snapshot_forget(s, NULL, &rows[i], reason, NULL) == 0;
 		}
 		store_snapshots_free(rows, count);
 		if (count == 0)

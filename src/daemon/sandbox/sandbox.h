@@ -22,12 +22,19 @@
 
 struct sandboxes;
 
-/* Who asks; for ownership, limits, usage and the audit log. */
+/*
+ * Who asks, by which call; for ownership, limits, usage and the audit log. What a call changes in the store is there
+ * together with its record (never one without the other), named `action` where it is what the call was for.
+ */
 struct sandbox_actor {
 	const struct store_org *org;
 	const char *key;     /* id of the API key */
 	const char *request; /* req_… */
 	const char *address;
+	const char *action; /* sandbox.create, …; NULL: none */
+	int32_t status;     /* HTTP, when it is done */
+	int64_t started_us; /* CLOCK_MONOTONIC */
+	int32_t *recorded;  /* set to the status in the call's own record once that is in the store; may be NULL */
 };
 
 /* ---- life cycle ---- */
@@ -137,7 +144,10 @@ struct sandbox_exec_event {
 	char message[STORE_TEXT_MAX]; /* FAILED: why, for the client ("the sandbox was deleted") */
 	int64_t started_ms, duration_ms;
 };
-/* A paused sandbox is resumed first. -EDQUOT: too many commands at once (32 a sandbox unless the organisation says). */
+/*
+ * A paused sandbox is resumed first. -EDQUOT: too many commands at once (32 a sandbox unless the organisation says).
+ * The actor must stay until sandbox_exec_close.
+ */
 int sandbox_exec_start(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
 		       const struct sandbox_exec_spec *spec, struct sandbox_exec **exec, struct error *err);
 const char *sandbox_exec_id(const struct sandbox_exec *exec);
@@ -151,8 +161,11 @@ int sandbox_exec_next(struct sandbox_exec *exec, int wait_ms, int watch, struct 
 /* Blocks while the guest does not read (bound by the command's end). size 0: end of input. */
 int sandbox_exec_write(struct sandbox_exec *exec, const void *data, size_t size, struct error *err);
 int sandbox_exec_resize(struct sandbox_exec *exec, uint16_t rows, uint16_t cols, struct error *err);
-/* Kills the whole process group and its descendants unless it ended; writes the log entry; frees. NULL is fine. */
-void sandbox_exec_close(struct sandbox_exec *exec);
+/*
+ * Kills the whole process group and its descendants unless it ended; writes the log entry and with it the call's record,
+ * both or neither; frees. status: what the call answers (HTTP). NULL is fine.
+ */
+void sandbox_exec_close(struct sandbox_exec *exec, int32_t status);
 
 /* ---- files ---- */
 

@@ -108,7 +108,9 @@ static void pause_or_end(struct box *box, bool in_time)
 	struct error err = { 0 };
 
 	if (in_time && box_hold(box->s, NULL, box->id, &held, &err) == 0) {
-		int r = box_pause_held(held, &err);
+		struct record record = box_record(held, NULL, "sandbox.pause");
+		snprintf(record.detail, sizeof(record.detail), "reason=shutdown");
+		int r = box_pause_held(held, &record, &err);
 		box_release(held);
 		if (r == 0)
 			return;

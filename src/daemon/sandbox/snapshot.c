@@ -68,9 +68,11 @@ static int row_fill(struct box *box, const struct sandbox_actor *actor, const ch
 static int row_admit(struct sandboxes *s, const struct sandbox_actor *actor, const struct store_snapshot *row,
 		     struct error *err)
 {
+	struct record record = record_of(actor, "snapshot.admitted", row->org, row->id);
 	struct store_totals have;
 	bool live = true;
 
+	snprintf(record.detail, sizeof(record.detail), "of %s", row->source);
 	int r = store_begin(s->store, err);
 	if (r < 0)
 		return r;
@@ -85,11 +87,31 @@ static int row_admit(struct sandboxes *s, const struct sandbox_actor *actor, con
 			      actor->org->snapshots_max);
 	if (r == 0)
 		r = store_snapshot_add(s->store, row, err);
-	if (r == 0)
-		r = store_commit(s->store, err);
+	return record_end(s->store, &record, r, err);
+}
+
+/* It is whole. */
+static int row_finish(struct sandboxes *s, const struct sandbox_actor *actor, struct store_snapshot *row,
+		      struct error *err)
+{
+	struct record record = record_of(actor, "sandbox.snapshot", row->org, row->source);
+
+	snprintf(record.detail, sizeof(record.detail), "snapshot %s", row->id);
+	int r = store_begin(s->store, err);
 	if (r < 0)
-		store_rollback(s->store);
-	return r;
+		return r;
+	row->status = SNAPSHOT_READY;
+	return record_end(s->store, &record, store_snapshot_update(s->store, row, err), err);
+}
+
+int snapshot_forget(struct sandboxes *s, const struct sandbox_actor *actor, const struct store_snapshot *row,
+		    const char *reason, struct error *err)
+{
+	struct record record = record_of(actor, "snapshot.removed", row->org, row->id);
+
+	snprintf(record.detail, sizeof(record.detail), "reason=%s", reason);
+	int r = store_begin(s->store, err);
+	return r < 0 ? r : record_end(s->store, &record, store_snapshot_remove(s->store, row->id, err), err);
 }
 
 /* ---- the copy ---- */
@@ -211,7 +233,8 @@ static int snapshot_held(struct box *box, const struct sandbox_actor *actor, con
 {
 	struct sandboxes *s = box->s;
 
-	int r = box_resume_held(box, err);
+	struct record resumed = box_record(box, actor, "sandbox.resume");
+	int r = box_resume_held(box, &resumed, err);
 	if (r < 0)
 		return r;
 	r = row_fill(box, actor, name, quick, row, err);
@@ -222,12 +245,11 @@ static int snapshot_held(struct box *box, const struct sandbox_actor *actor, con
 		r = make_file(box, row, err);
 		if (r == 0 && FAULT("snapshot-store") < 0)
 			r = error_set(err, EIO, "injected: snapshot-store");
-		row->status = SNAPSHOT_READY;
 		if (r == 0)
-			r = store_snapshot_update(s->store, row, err);
+			r = row_finish(s, actor, row, err);
 		if (r < 0) {
 			disk_remove(&s->disk, FOLDER_SNAPSHOTS, row->id);
-			(void)store_snapshot_remove(s->store, row->id, NULL);
+			(void)snapshot_forget(s, actor, row, "failed", NULL);
 		}
 	}
 	if (r < 0)
@@ -338,21 +360,33 @@ int sandbox_clone(struct sandboxes *s, const struct sandbox_actor *actor, const 
 
 /* ---- deletion ---- */
 
+static int mark_deleted(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
+			struct store_snapshot *snapshot, struct error *err)
+{
+	int r = store_snapshot_get(s->store, actor->org->id, id, snapshot, err);
+
+	if (r < 0)
+		return r == -ENOENT ? error_set(err, ENOENT, "there is no snapshot %.40s", id) : r;
+	if (snapshot->status == SNAPSHOT_CREATING)
+		return error_set(err, EBUSY, "the snapshot is being made");
+	snapshot->status = SNAPSHOT_PENDING_DELETION;
+	return store_snapshot_update(s->store, snapshot, err);
+}
+
 int sandbox_snapshot_delete(struct sandboxes *s, const struct sandbox_actor *actor, const char *id,
 			    struct store_snapshot *snapshot, struct error *err)
 {
-	int r = store_snapshot_get(s->store, actor->org->id, id, snapshot, err);
+	struct record record = record_of(actor, NULL, actor->org->id, id);
+
+	*snapshot = (struct store_snapshot){ 0 };
+	int r = store_begin(s->store, err);
 	if (r < 0)
-		return r == -ENOENT ? error_set(err, ENOENT, "there is no snapshot %.40s", id) : r;
-	if (snapshot->status == SNAPSHOT_CREATING) {
-		store_snapshot_free(snapshot);
-		return error_set(err, EBUSY, "the snapshot is being made");
-	}
-	snapshot->status = SNAPSHOT_PENDING_DELETION;
-	r = store_snapshot_update(s->store, snapshot, err);
+		return r;
+	r = record_end(s->store, &record, mark_deleted(s, actor, id, snapshot, err), err);
 	if (r < 0)
 		store_snapshot_free(snapshot);
-	keeper_ask(s);
+	else
+		keeper_ask(s);
 	return r;
 }
 
@@ -370,7 +404,7 @@ void snapshots_sweep(struct sandboxes *s)
 				continue;
 			(void)FAULT("snapshot-delete");
 			disk_remove(&s->disk, FOLDER_SNAPSHOTS, rows[i].id);
-			(void)store_snapshot_remove(s->store, rows[i].id, NULL);
+			(void)snapshot_forget(s, NULL, &rows[i], "deleted", NULL);
 		}
 		store_snapshots_free(rows, count);
 		if ((uint64_t)page * 100 >= total)

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "daemon/store/internal.h"
@@ -97,6 +98,8 @@ static int add(struct store *store, struct store_audit *row, struct error *err)
 {
 	struct audit_head head;
 
+	if (FAULT_OF("audit-add", row->action) < 0)
+		return error_set(err, EIO, "injected: audit-add");
 	/* A head that does not verify is never signed anew: that would hide what was done to it. */
 	int r = audit_head_read(store, &store->writer, &head, err);
 	if (r < 0)

@@ -38,6 +38,25 @@ static int passings(void)
 	return bits | (fault_point("there") == -EIO) << 5;
 }
 
+static int passings_of(void)
+{
+	int bits = 0;
+
+	bits |= (fault_point_of("add", "box.pause") == -EIO) << 0;
+	bits |= (fault_point_of("add", "box.resume") == -EIO) << 1;
+	bits |= (fault_point_of("add", "box.pause") == -EIO) << 2;
+	return bits | (fault_point("add") == -EIO) << 3;
+}
+
+static void acts_for_the_one_it_is_told(void **state)
+{
+	(void)state;
+	assert_int_equal(child("add/box.pause=fail:2", passings_of), 4);
+	assert_int_equal(child("add/box.resume=fail", passings_of), 2);
+	assert_int_equal(child("add=fail", passings_of), 8);
+	assert_int_equal(child("add/box.resume=kill", passings_of), -SIGKILL);
+}
+
 static void acts_where_it_is_told(void **state)
 {
 	(void)state;
@@ -56,6 +75,7 @@ static void acts_where_it_is_told(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(acts_where_it_is_told) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(acts_where_it_is_told),
+					    cmocka_unit_test(acts_for_the_one_it_is_told) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

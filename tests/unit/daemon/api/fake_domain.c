@@ -218,7 +218,7 @@ int sandbox_exec_resize(struct sandbox_exec *exec, uint16_t rows, uint16_t cols,
 	return error_set(err, ENOSYS, "no terminal here");
 }
 
-void sandbox_exec_close(struct sandbox_exec *exec)
+void sandbox_exec_close(struct sandbox_exec *exec, int32_t status)
 {
 	if (!exec)
 		return;

@@ -3,6 +3,7 @@
  * order of calls leaves one behind. Meant for ThreadSanitizer too.
  */
 #include "daemon/sandbox/box.c"
+#include "daemon/sandbox/record.c"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -134,8 +135,9 @@ int host_error(int r, struct error *err)
 static atomic_int saved_states; /* what paused_remove would find */
 static int (*resume)(struct box *box, struct error *err);
 
-int box_resume_held(struct box *box, struct error *err)
+int box_resume_held(struct box *box, const struct record *record, struct error *err)
 {
+	assert_string_equal(record->target, box->id);
 	return resume(box, err);
 }
 void box_book_usage(struct box *box, int64_t now_wall_ms)
