@@ -25,7 +25,7 @@ static int code_of(sqlite3 *db, int extended)
 	case SQLITE_RANGE:
 	case SQLITE_MISMATCH: return EINVAL;
 	case SQLITE_BUSY:
-	case SQLITE_LOCKED: return EBUSY;
+	case SQLITE_LOCKED: return EAGAIN;
 	case SQLITE_FULL: return ENOSPC;
 	case SQLITE_NOMEM: return ENOMEM;
 	case SQLITE_TOOBIG: return EFBIG;
@@ -36,6 +36,12 @@ static int code_of(sqlite3 *db, int extended)
 	}
 }
 
+/* A client reads this. */
+static int busy(struct error *err)
+{
+	return error_set(err, EAGAIN, "the database was in use for %d s; try again", STORE_BUSY_MS / 1000);
+}
+
 int conn_error(struct conn *conn, int code, struct error *err)
 {
 	int extended = conn->db ? sqlite3_extended_errcode(conn->db) : code;
@@ -43,6 +49,8 @@ int conn_error(struct conn *conn, int code, struct error *err)
 		extended = code;
 
 	int number = code_of(conn->db, extended);
+	if (number == EAGAIN)
+		return busy(err);
 	const char *text = conn->db ? sqlite3_errmsg(conn->db) : sqlite3_errstr(code);
 	if ((code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB)
 		return error_set(err, number, "the database is damaged (%s): stop akirad and put a backup in its place",
@@ -131,7 +139,7 @@ int conn_enter(struct conn *conn, struct error *err)
 		return 0;
 	}
 	if (timed_lock(&conn->lock) != 0)
-		return error_set(err, EBUSY, "the database was in use for %d s", STORE_BUSY_MS / 1000);
+		return busy(err);
 	atomic_store(&conn->owner, thread_self());
 	conn->held = 1;
 	/* The last to be here had no memory for its ROLLBACK: what we write would never be committed. */

@@ -47,7 +47,7 @@ struct store {
 enum conn_mode { CONN_WRITE, CONN_READ };
 int conn_open(struct conn *conn, const char *path, enum conn_mode mode, struct error *err);
 void conn_close(struct conn *conn);
-/* Take the lock; -EBUSY after STORE_BUSY_MS. */
+/* Take the lock; -EAGAIN after STORE_BUSY_MS. */
 int conn_enter(struct conn *conn, struct error *err);
 void conn_leave(struct conn *conn);
 bool conn_mine(const struct conn *conn);

@@ -4,9 +4,9 @@
  * survives kill -9 and a power cut).
  *
  * Threads: every call may be made from any thread. store_begin .. store_commit makes the calls between them one
- * transaction of the calling thread; others wait for it (bound: 5 s, then -EBUSY), so it must be short and make no
+ * transaction of the calling thread; others wait for it (bound: 5 s, then -EAGAIN), so it must be short and make no
  * other blocking call. Calls outside of one are transactions of their own. Errors: -ENOENT (no such row in this
- * organisation, or a row that this one must refer to), -EEXIST, -EINVAL (a value that the schema does not allow), -EBUSY,
+ * organisation, or a row that this one must refer to), -EEXIST, -EINVAL (a value that the schema does not allow), -EAGAIN,
  * -ENOSPC (disk full), -ENOMEM, -EIO (the database's own message is in err, for the log alone).
  *
  * A list gives NULL and 0 when it is empty. Rows without pointers are freed with free(3).

@@ -279,6 +279,21 @@ static void test_failures_by_errno(void **state)
 	}
 }
 
+/* The store is held for longer than others wait for it: no conflict of the caller's, and worth a second try. */
+static void test_a_busy_store(void **state)
+{
+	static const char body[] = "{\"name\":\"busy\",\"scopes\":[\"sandboxes:read\"]}";
+	struct error err;
+
+	assert_int_equal(store_begin(fake_store, &err), 0);
+	_cleanup_answer_ struct answer answer = call("POST", "/v1/keys", body);
+	store_rollback(fake_store);
+	expect(answer, 503);
+	assert_string_equal(code_of(&answer), "capacity");
+	assert_non_null(strstr(answer.raw, "Retry-After: "));
+	expect_call("POST", "/v1/keys", body, 201, "busy");
+}
+
 static void test_life(void **state)
 {
 	_cleanup_free_ char *id = make_sandbox();
@@ -737,6 +752,7 @@ int main(void)
 		cmocka_unit_test_setup(test_create, reset),
 		cmocka_unit_test_setup(test_create_refusals, reset),
 		cmocka_unit_test_setup(test_failures_by_errno, reset),
+		cmocka_unit_test_setup(test_a_busy_store, reset),
 		cmocka_unit_test_setup(test_life, reset),
 		cmocka_unit_test_setup(test_pages, reset),
 		cmocka_unit_test_setup(test_execute, reset),

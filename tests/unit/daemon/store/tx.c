@@ -234,7 +234,7 @@ static void others_give_up(void **state)
 	add_org(s, "org_c");
 	assert_int_equal(pthread_create(&thread, NULL, try_write, s), 0);
 	pthread_join(thread, &result);
-	assert_int_equal((intptr_t)result, -EBUSY);
+	assert_int_equal((intptr_t)result, -EAGAIN);
 	ok(store_commit(s->store, &s->err));
 	assert_int_equal(pthread_create(&thread, NULL, try_write, s), 0);
 	pthread_join(thread, &result);
