@@ -74,6 +74,19 @@ static void add_pair(struct buf *line, const char *key, const char *value)
 	buf_adds(line, quote ? "\"" : "");
 }
 
+/* Without memory for the whole line: at least what has happened. */
+static void log_short(enum log_level level, const char *now, const char *event)
+{
+	char line[256];
+	int size = snprintf(line, sizeof(line),
+			    log_json ? "{\"time\":\"%s\",\"level\":\"%s\",\"program\":\"%s\",\"event\":\"%s\"}\n"
+				     : "%s %-5s %s %s (no memory to say more)\n",
+			    now, level_names[level], log_program, event);
+
+	if (size > 0 && (size_t)size < sizeof(line))
+		(void)fd_write_all(STDERR_FILENO, line, (size_t)size);
+}
+
 void log_event(enum log_level level, const char *event, ...)
 {
 	if (level < log_minimum)
@@ -98,7 +111,9 @@ void log_event(enum log_level level, const char *event, ...)
 	}
 	va_end(args);
 	buf_adds(&line, log_json ? "}\n" : "\n");
-	if (!line.failed)
+	if (line.failed)
+		log_short(level, now, event);
+	else
 		(void)fd_write_all(STDERR_FILENO, line.data, line.size);
 }
 

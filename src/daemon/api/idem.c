@@ -107,27 +107,31 @@ static void give_again(struct http_request *request, struct http_response *respo
 	http_add_header(request, "Idempotent-Replayed", "true");
 	if (found->status == 409)
 		http_add_header(request, "x-should-retry", "false");
-	http_reply_json(response, found->status, answer ? answer : json_object());
+	/* What is kept is good: when it cannot be read there is no memory, and nothing else may be answered. */
+	http_reply_json(response, found->status, answer || found->answer ? answer : json_object());
 	call_detail(request, "answered again for an Idempotency-Key");
 }
 
-/* Cut short by a crash: true = what it made is there and is the answer. */
-static bool recover(struct http_request *request, struct http_response *response, const struct store_idem *found)
+/* Cut short by a crash: 1 = what it made is there and is the answer; 0 = there is nothing; -errno: it is not known. */
+static int recover(struct http_request *request, struct http_response *response, const struct store_idem *found,
+		   struct error *err)
 {
 	struct call *call = call_of(request);
 	struct sandbox_info info = { 0 };
 	json_t *body;
 
-	if (found->target[0] == '\0' ||
-	    sandbox_get(call->api->context.sandboxes, &call->actor, found->target, &info, NULL) < 0)
-		return false;
+	if (found->target[0] == '\0')
+		return 0;
+	int r = sandbox_get(call->api->context.sandboxes, &call->actor, found->target, &info, err);
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
 	body = view_sandbox_full(&info.row);
 	if (strcmp(request->route->action, "sandbox.clone") == 0)
 		body = json_pack("{s:o,s:n}", "sandbox", body, "snapshot");
 	call_target(request, found->target);
 	http_reply_json(response, 201, body);
 	sandbox_info_free(&info);
-	return true;
+	return 1;
 }
 
 static void keep_answer(const struct http_request *request, const char *key, const struct http_response *response)
@@ -180,13 +184,15 @@ static int claim(struct http_request *request, struct http_response *response, c
 		} else if (found.status != 0) {
 			give_again(request, response, &found);
 			done = 0;
-		} else if (recover(request, response, &found)) {
-			keep_answer(request, key, response);
-			done = 0;
+		} else {
+			r = recover(request, response, &found, err);
+			if (r > 0)
+				keep_answer(request, key, response);
+			done = r > 0 ? 0 : r < 0 ? r : done;
 		}
 		free(found.answer);
-		if (done == 0)
-			return 0;
+		if (done != -EAGAIN)
+			return done;
 		r = store_idem_drop(store, call->org.id, key, err);
 		if (r < 0 && r != -ENOENT)
 			return r;

@@ -253,7 +253,8 @@ char **env_of(const struct image *image, const char *env_json)
 
 	while (image->env && image->env[base])
 		base++;
-	char **env = calloc(base + json_object_size(own) + 1, sizeof(*env));
+	/* What is kept is good: when it cannot be read there is no memory, and it must not be started without. */
+	char **env = env_json && !own ? NULL : calloc(base + json_object_size(own) + 1, sizeof(*env));
 	for (size_t i = 0; env && i < base && r == 0; i++) {
 		env[count] = strdup(image->env[i]);
 		r = env[count] ? 0 : -ENOMEM;
