@@ -16,7 +16,7 @@
 #include "base/str.h"
 
 #define MANIFEST_MAX 65536
-#define IMAGES_MAX 64
+#define IMAGES_MAX 256
 #define VERIFIED_MAX 128
 
 /* A file that was read through once, and would be again if any of this changed. */
@@ -277,52 +277,81 @@ static int open_folder(struct images *images, const char *name, json_t **manifes
 	return dir;
 }
 
-static int find_among(struct images *images, const struct folder *folders, size_t count, const char *name,
-		      struct image *image, struct buf *known, bool *found, struct error *err)
+struct search {
+	struct folder folders[IMAGES_MAX];
+	size_t count;
+	const char *name;   /* NULL: the first there is */
+	const char *digest; /* NULL: no earlier builds */
+	struct buf known;   /* names of the present ones */
+	bool found;
+};
+
+static bool wanted(const struct search *search, json_t *manifest, const char *folder)
 {
-	for (size_t i = 0; i < count; i++) {
+	if (search->name && !named(manifest, folder, search->name))
+		return false;
+	return !search->digest || strcmp(text_of(manifest, "digest"), search->digest) == 0;
+}
+
+static int search_folders(struct images *images, struct search *search, struct image *image, struct error *err)
+{
+	buf_clear(&search->known);
+	for (size_t i = 0; i < search->count; i++) {
+		const char *folder = search->folders[i].name;
+		bool earlier = strchr(folder, '@') != NULL;
 		json_t *manifest = NULL;
-		_cleanup_fd_ int dir = open_folder(images, folders[i].name, &manifest);
+		if (earlier && !search->digest)
+			continue;
+		_cleanup_fd_ int dir = open_folder(images, folder, &manifest);
 		if (dir < 0)
 			continue;
-		buf_addf(known, "%s%s", known->size ? ", " : "", folders[i].name);
+		if (!earlier)
+			buf_addf(&search->known, "%s%s", search->known.size ? ", " : "", folder);
 		int r = 0;
-		if (!name || named(manifest, folders[i].name, name)) {
-			*found = true;
+		search->found = wanted(search, manifest, folder);
+		if (search->found)
 			r = fill(images, dir, manifest, image, err);
-		}
 		json_decref(manifest);
-		if (*found)
+		if (search->found)
 			return r;
 	}
 	return 0;
 }
 
-int images_find(struct images *images, const char *name, struct image *image, struct error *err)
+static int not_found(const struct search *search, const char *name, struct error *err)
 {
-	_cleanup_free_ struct folder *folders = calloc(IMAGES_MAX, sizeof(*folders));
-	_cleanup_buf_ struct buf known = { 0 };
-	bool found = false;
-	int r = 0;
+	if (search->digest)
+		return error_set(err, EPROTO,
+				 "image: %.100s was built anew since; the build that this needs (%.20s…) is no more",
+				 name, search->digest);
+	if (!search->known.size)
+		return error_set(err, EPROTO, "image: there is no image \"%.100s\"; none was built yet", name);
+	return error_set(err, EPROTO, "image: there is no image \"%.100s\"; there are: %.300s", name,
+			 buf_text(&search->known));
+}
+
+int images_find(struct images *images, const char *name, const char *digest, struct image *image, struct error *err)
+{
+	bool any = !name || !*name;
+	struct search *search = calloc(1, sizeof(*search));
 
 	*image = (struct image){ .fd = -1 };
-	if (!folders)
+	if (!search)
 		return error_set(err, ENOMEM, "no memory for images");
-	size_t count = list_folders(images, folders);
-	if (name && *name) {
-		r = find_among(images, folders, count, name, image, &known, &found, err);
-	} else {
-		r = find_among(images, folders, count, "default", image, &known, &found, err);
-		if (!found)
-			r = find_among(images, folders, count, NULL, image, &known, &found, err);
+	search->count = list_folders(images, search->folders);
+	search->name = any ? "default" : name;
+	search->digest = digest;
+	int r = search_folders(images, search, image, err);
+	if (!search->found && any) {
+		search->name = NULL;
+		r = search_folders(images, search, image, err);
 	}
-	if (!found)
-		r = error_set(err, EPROTO,
-			      known.size ? "image: there is no image \"%.100s\"; there are: %.300s"
-					 : "image: there is no image \"%.100s\"; none was built yet%.0s",
-			      name && *name ? name : "default", buf_text(&known));
+	if (!search->found)
+		r = not_found(search, any ? "default" : name, err);
 	if (r < 0)
 		image_free(image);
+	buf_free(&search->known);
+	free(search);
 	return r;
 }
 

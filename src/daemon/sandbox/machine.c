@@ -148,10 +148,7 @@ static int open_base(struct sandboxes *s, const struct shape *shape, struct part
 		.template = { -1, -1, -1, 0 },
 		.paused_state = -1,
 	};
-	int r = images_find(s->config.images, shape->image, &p->image, err);
-	if (r == 0 && strcmp(p->image.digest, shape->digest) != 0)
-		r = error_set(err, EPROTO, "the image %s was built anew since; this needs its earlier build",
-			      shape->image);
+	int r = images_find(s->config.images, shape->image, shape->digest, &p->image, err);
 	if (r == 0)
 		r = images_guest(s->config.images, &p->guest, err);
 	return r;

@@ -64,14 +64,21 @@ void paused_remove(struct sandboxes *s, const char *id)
 	disk_remove(&s->disk, FOLDER_PAUSED, gone);
 }
 
+static void name_engine(const struct sandboxes *s, char name[80])
+{
+	snprintf(name, 80, "%s-%s", s->config.engine_version,
+		 s->config.engine.acceleration == ENGINE_KVM ? "kvm" : "tcg");
+}
+
 static int write_manifest(struct sandboxes *s, const struct box *box, int dir, int state, struct error *err)
 {
-	char hex[65];
+	char hex[65], engine[80];
 	int r = hash_state(s, box->id, state, hex);
 	if (r < 0)
 		return error_errno(err, -r, "read the saved state");
-	json_t *manifest = json_pack("{s:s, s:I, s:I}", "checksum", hex, "left_ms", (json_int_t)box->left_ms,
-				     "last_stream", (json_int_t)box->last_stream);
+	name_engine(s, engine);
+	json_t *manifest = json_pack("{s:s, s:s, s:I, s:I}", "checksum", hex, "engine", engine, "left_ms",
+				     (json_int_t)box->left_ms, "last_stream", (json_int_t)box->last_stream);
 	_cleanup_free_ char *text = json_text(manifest, JSON_COMPACT);
 	json_decref(manifest);
 	if (!text)
@@ -99,8 +106,10 @@ int paused_read(struct sandboxes *s, const char *id, struct paused *paused, stru
 	json_int_t last = json_integer_value(json_object_get(manifest, "last_stream"));
 	paused->left_ms = left > 0 ? left : 0;
 	paused->last_stream = last > 0 && last < UINT32_MAX ? (uint32_t)last : UINT32_MAX - 1;
+	const char *engine = json_string_value(json_object_get(manifest, "engine"));
 	if (str_copy(paused->checksum, sizeof(paused->checksum), expected ? expected : "") < 0 ||
-	    strlen(paused->checksum) != 64)
+	    strlen(paused->checksum) != 64 ||
+	    str_copy(paused->engine, sizeof(paused->engine), engine ? engine : "") < 0)
 		r = error_set(err, EPROTO, "the saved state's manifest is malformed");
 	json_decref(manifest);
 	return r;
@@ -110,10 +119,18 @@ int paused_read(struct sandboxes *s, const char *id, struct paused *paused, stru
 static int paused_verify(struct sandboxes *s, const char *id, struct error *err)
 {
 	struct paused paused;
-	char path[STORE_ID_MAX + 8], hex[65];
+	char path[STORE_ID_MAX + 8], hex[65], engine[80];
 	int r = paused_read(s, id, &paused, err);
 	if (r < 0)
 		return r;
+	name_engine(s, engine);
+	/* Kept, not thrown away: the version may come back. */
+	if (strcmp(engine, paused.engine) != 0) {
+		log_warn("paused_by_another_engine", "sandbox", id, "engine", engine, "paused_by", paused.engine);
+		return error_set(err, EBUSY,
+				 "the sandbox was paused by another version of the engine, which alone can "
+				 "resume it");
+	}
 	snprintf(path, sizeof(path), "%s/state", id);
 	_cleanup_fd_ int fd = fd_open_beneath(s->disk.folders[FOLDER_PAUSED], path, O_RDONLY | O_NONBLOCK, 0);
 	struct stat st;
@@ -337,7 +354,7 @@ static int wake_machine(struct box *box, struct machine **out, bool *lost, struc
 	if (r == 0)
 		r = rules_of_json(box->row.network, &rules, err);
 	if (r == 0)
-		r = images_find(s->config.images, shape.image, &image, err);
+		r = images_find(s->config.images, shape.image, shape.digest, &image, err);
 	source.rules = rules;
 	if (r == 0)
 		r = machine_start(s, &shape, &source, &m, err);

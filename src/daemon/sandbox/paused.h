@@ -7,6 +7,7 @@ struct paused {
 	int64_t left_ms;      /* of the sandbox's lifetime */
 	uint32_t last_stream; /* of its agent's channel */
 	char checksum[65];
+	char engine[80]; /* that wrote it: no other is sure to read it */
 };
 
 /* The manifest of PAUSED/<id>. -EPROTO: there is none, or not a whole one. */

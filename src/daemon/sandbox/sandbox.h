@@ -57,6 +57,7 @@ struct sandbox_network { /* the contract's `network` object, split; NULL lists w
 
 struct sandbox_spec { /* 0 or NULL = the default */
 	const char *image;
+	const char *image_digest; /* that build of it */
 	const char *name;
 	const struct sandbox_pair *env;
 	size_t env_count;

@@ -35,7 +35,7 @@ static void warm_up(struct sandboxes *s)
 
 	if (!s->config.pool_image || !*s->config.pool_image || s->config.pool_size == 0)
 		return;
-	if (images_find(s->config.images, s->config.pool_image, &image, &err) < 0) {
+	if (images_find(s->config.images, s->config.pool_image, NULL, &image, &err) < 0) {
 		log_warn("pool_image_missing", "error", err.text);
 		return;
 	}

@@ -296,11 +296,16 @@ static int open_snapshot(struct sandboxes *s, const struct sandbox_actor *actor,
 	return 0;
 }
 
-/* What the request leaves open is the snapshot's. env_vars and network of the snapshot are part of it. */
+/*
+ * What the request leaves open is the snapshot's. env_vars and network of the snapshot are part of it. Its files lie over
+ * those of one build of the image: another one is taken only when the request names it.
+ */
 static void inherit(struct sandbox_spec *spec, const struct store_snapshot *row)
 {
-	if (!spec->image || !*spec->image)
+	if (!spec->image || !*spec->image) {
 		spec->image = row->image;
+		spec->image_digest = row->image_digest;
+	}
 	if (!spec->cpu_units)
 		spec->cpu_units = row->cpu_units;
 	if (!spec->memory_mib)

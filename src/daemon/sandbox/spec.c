@@ -121,7 +121,7 @@ int spec_check(struct sandboxes *s, const struct sandbox_actor *actor, const str
 	if (r == 0)
 		r = check_env(spec, err);
 	if (r == 0)
-		r = images_find(s->config.images, spec->image, image, err);
+		r = images_find(s->config.images, spec->image, spec->image_digest, image, err);
 	if (r == 0)
 		r = keep(&row->network, spec->network_json, err);
 	if (r == 0)

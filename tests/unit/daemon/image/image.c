@@ -102,7 +102,7 @@ static void finds(struct cache *c, const char *name, const char *full_name)
 {
 	struct image image;
 
-	if (images_find(c->images, name, &image, &c->err) < 0)
+	if (images_find(c->images, name, NULL, &image, &c->err) < 0)
 		fail_msg("%s: %s", name ? name : "NULL", c->err.text);
 	assert_string_equal(image.name, full_name);
 	assert_true(image.fd >= 0);
@@ -115,7 +115,7 @@ static void refuses(struct cache *c, const char *name, const char *words)
 {
 	struct image image;
 
-	assert_int_equal(images_find(c->images, name, &image, &c->err), -EPROTO);
+	assert_int_equal(images_find(c->images, name, NULL, &image, &c->err), -EPROTO);
 	assert_int_equal(c->err.code, EPROTO);
 	if (!strstr(c->err.text, words))
 		fail_msg("%s: %s", name, c->err.text);
@@ -158,13 +158,34 @@ static void the_default(void **state)
 	refuses(c, NULL, "damaged"); /* and not another one instead */
 }
 
+/* Earlier builds are found by their digest alone. */
+static void earlier_builds(void **state)
+{
+	struct cache *c = *state;
+	struct image image;
+	char digest[72] = "sha256:";
+
+	put_image(c, "a@0123", "a", "one", "");
+	refuses(c, "a", "none was built yet");
+	put_image(c, "a", "a", "two", "");
+	finds(c, NULL, "a");
+	refuses(c, "b", "there are: a");
+	digest_of("one", digest + 7);
+	assert_int_equal(images_find(c->images, "a", digest, &image, &c->err), 0);
+	assert_string_equal(image.digest, digest);
+	image_free(&image);
+	digest_of("three", digest + 7);
+	assert_int_equal(images_find(c->images, "a", digest, &image, &c->err), -EPROTO);
+	assert_non_null(strstr(c->err.text, "built anew"));
+}
+
 static void what_is_in_it(void **state)
 {
 	struct cache *c = *state;
 	struct image image;
 
 	put_image(c, "a", "a", "one", ",\"working_dir\":\"/srv\",\"env\":{\"PATH\":\"/bin\",\"N\":7,\"EMPTY\":\"\"}");
-	assert_int_equal(images_find(c->images, "a", &image, &c->err), 0);
+	assert_int_equal(images_find(c->images, "a", NULL, &image, &c->err), 0);
 	assert_string_equal(image.workdir, "/srv");
 	assert_string_equal(image.env[0], "PATH=/bin");
 	assert_string_equal(image.env[1], "EMPTY=");
@@ -172,7 +193,7 @@ static void what_is_in_it(void **state)
 	assert_int_equal(strlen(image.digest), 71);
 	image_free(&image);
 	put_image(c, "a", "a", "one", "");
-	assert_int_equal(images_find(c->images, "a", &image, &c->err), 0);
+	assert_int_equal(images_find(c->images, "a", NULL, &image, &c->err), 0);
 	assert_string_equal(image.workdir, "/workspace");
 	assert_null(image.env[0]);
 	image_free(&image);
@@ -394,12 +415,19 @@ static void guest_kernel(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(names_and_aliases),      CASE(the_default),
-		CASE(what_is_in_it),          CASE(damaged_from_the_start),
-		CASE(replaced_later),         CASE(changed_in_place),
-		CASE(malformed_manifests),    CASE(manifest_that_is_too_large),
-		CASE(links_and_other_things), CASE(many_images),
-		CASE(no_cache_folder),        CASE(guest_kernel),
+		CASE(names_and_aliases),
+		CASE(the_default),
+		CASE(earlier_builds),
+		CASE(what_is_in_it),
+		CASE(damaged_from_the_start),
+		CASE(replaced_later),
+		CASE(changed_in_place),
+		CASE(malformed_manifests),
+		CASE(manifest_that_is_too_large),
+		CASE(links_and_other_things),
+		CASE(many_images),
+		CASE(no_cache_folder),
+		CASE(guest_kernel),
 	};
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
