@@ -231,6 +231,7 @@ struct box {
 	unsigned int execs;
 	int64_t deadline_ms;  /* monotonic; lifetime */
 	int64_t last_call_ms; /* monotonic */
+	int64_t dead_ms;      /* since when its agent is known to be gone; 0: it is not */
 	char reason[24];      /* why it is being ended; "" = not */
 	char message[STORE_TEXT_MAX];
 	struct sandbox_exec *running; /* list, for deadlines */

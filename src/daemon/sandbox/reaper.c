@@ -21,6 +21,7 @@
 #define PURGE_MS 600000
 #define KEPT_MS (24 * 3600 * 1000LL)
 #define SLOTS_READY 4
+#define DEAD_MS 2000 /* for the end of the VM to be told, when that is why its agent is silent: it has a reason */
 
 static bool is_closing(struct sandboxes *s)
 {
@@ -45,7 +46,11 @@ static struct due look(struct box *box, int64_t now)
 		due.timeout = now >= box->deadline_ms;
 		due.idle = box->row.idle_timeout_s > 0 && box->active == 0 && !box->exclusive &&
 			   now - box->last_call_ms >= box->row.idle_timeout_s * 1000;
-		due.dead = link_is_dead(vm_link(box->machine->vm));
+		if (!link_is_dead(vm_link(box->machine->vm)))
+			box->dead_ms = 0;
+		else if (!box->dead_ms)
+			box->dead_ms = now;
+		due.dead = box->dead_ms && now - box->dead_ms >= DEAD_MS;
 		due.pause = box->row.idle_pause;
 	}
 	due.ended = box->machine && vm_has_ended(box->machine->vm, NULL);
