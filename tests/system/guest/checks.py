@@ -149,6 +149,13 @@ def package_does_not_start_the_service():
 
 
 @check
+def package_lists_an_image():
+    """Put where akira-setup puts it; that itself needs a network."""
+    run("cp", "-r", "--no-preserve=ownership", f"{PAYLOAD}/cache/.", "/var/cache/akira/")
+    assert "tiny" in run("akira", "image", "list")
+
+
+@check
 def unit_verifies():
     out = run("systemd-analyze", "verify", "--man=no", f"/usr/lib/systemd/system/{UNIT}")
     assert UNIT not in out, out
@@ -169,8 +176,6 @@ def modules_are_loaded_at_boot():
 
 @check
 def doctor_sees_this_host():
-    run("cp", "-r", f"{PAYLOAD}/cache/.", "/var/cache/akira/")
-    run("chown", "-R", "root:root", "/var/cache/akira")
     out = run("akira", "doctor", ok=None)
     assert re.search(r"ok +cgroup +version 2: cpu, memory, pids", out), out
     assert re.search(r"warn +default-route +none", out), out
@@ -178,6 +183,9 @@ def doctor_sees_this_host():
 
 @check
 def service_starts():
+    if os.path.exists("/dev/kvm"):  # QEMU's own processor virtualises, and two emulators in one another are slow
+        with open("/etc/akira/akirad.conf", "a", encoding="ascii") as file:
+            file.write("[engine]\nacceleration = kvm\n")
     run("systemctl", "enable", "-q", UNIT)
     run("systemctl", "start", UNIT)
     assert run("systemctl", "is-active", UNIT).strip() == "active"
@@ -236,7 +244,8 @@ def sandbox_is_held_by_its_own_group():
     disk = os.stat("/dev/vdc").st_rdev
     limits = {name: read(f"{group}/{name}").strip() for name in ("memory.max", "cpu.max", "pids.max", "io.max")}
     assert limits["io.max"].splitlines()[-1] == f"{os.major(disk)}:{os.minor(disk)} rbps=419430400 wbps=419430400 riops=20000 wiops=20000", limits
-    assert "/dev/kvm" in [os.readlink(fd) for fd in glob.glob(f"/proc/{vm[0]}/fd/*")], "the guest's processor virtualises"
+    if os.path.exists("/dev/kvm"):
+        assert "/dev/kvm" in [os.readlink(fd) for fd in glob.glob(f"/proc/{vm[0]}/fd/*")]
     assert "max" not in limits["memory.max"] + limits["pids.max"] and not limits["cpu.max"].startswith("max")
     out = run("akira", "doctor", "--jail", str(vm[0]), ok=None)
     assert "FAIL" not in out and re.search(r"ok +io-limit", out), out
@@ -264,11 +273,11 @@ def restart_gives_a_new_process_and_keeps_the_sandbox():
 def memory_of_one_vm_is_not_the_end_of_the_service():
     """The VM's group runs out: systemd sees that in the service's own counters, and must let it be."""
     before, vm = shown("MainPID"), pids_of(("qemu-system",))[0]
+    one = re.search(r"sbx_\w+", run("akira", "sandbox", "list")).group()
     group = "/sys/fs/cgroup" + read(f"/proc/{vm}/cgroup").strip().split("::")[1]
     v2.intruder(group, "b = []\nwhile True: b.append(bytearray(1 << 20))").wait(60)
     until(lambda: not os.path.exists(group), 60, "the VM is gone with its group")
-    until(lambda: "oom" in run("akira", "sandbox", "get", "one", ok=None), 30, "the reason is told: " +
-          run("akira", "sandbox", "get", "one", ok=None))
+    until(lambda: re.search(r"reason +oom", run("akira", "sandbox", "get", one, ok=None)), 30, "the reason is told")
     assert shown("MainPID") == before and shown("ActiveState") == "active" and shown("NRestarts") == "0"
 
 
@@ -383,7 +392,7 @@ def main():
             print(traceback.format_exc(), file=sys.stderr, flush=True)
             where = traceback.extract_tb(error.__traceback__)[-1]
             tell("fail", f"{name}: {type(error).__name__}: {error or where.line}")
-            print(run("journalctl", "-u", UNIT, "-n", "30", "-o", "cat", "--no-pager", ok=None), file=sys.stderr, flush=True)
+            print(run("journalctl", "-u", UNIT, "-n", "80", "-g", "^(?!.*http_request)", "-o", "cat", "--no-pager", ok=None), file=sys.stderr, flush=True)
     tell("end", "of the checks")
 
 
