@@ -17,7 +17,6 @@ static void server_free(struct api_server *server)
 
 static struct api_server *server_new(const struct api_config *config, const struct api_context *context)
 {
-	pthread_condattr_t attributes;
 	struct api_server *server = calloc(1, sizeof(*server));
 	if (!server)
 		return NULL;
@@ -26,10 +25,7 @@ static struct api_server *server_new(const struct api_config *config, const stru
 	server->metrics = metrics_new();
 	server->refusals = refusals_new();
 	pthread_mutex_init(&server->idem_lock, NULL);
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&server->idem_changed, &attributes);
-	pthread_condattr_destroy(&attributes);
+	pthread_cond_init(&server->idem_changed, NULL);
 	if (server->spool_dir && server->metrics && server->refusals)
 		return server;
 	server_free(server);

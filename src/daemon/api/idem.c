@@ -14,11 +14,12 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/cond.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "base/time.h"
 #include "daemon/json_text.h"
 
 #define KEY_MAX 200
@@ -64,14 +65,12 @@ static struct idem_flight **flight_find(struct api_server *api, const char *org,
 /* 0: ours now; -EALREADY: somebody's for longer than we wait; -ENOMEM. */
 static int flight_take(struct api_server *api, const char *org, const char *key)
 {
-	struct timespec until;
+	int64_t deadline = time_mono_ms() + WAIT_S * 1000;
 	int result = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += WAIT_S;
 	pthread_mutex_lock(&api->idem_lock);
 	while (result == 0 && *flight_find(api, org, key))
-		if (pthread_cond_timedwait(&api->idem_changed, &api->idem_lock, &until) != 0)
+		if (cond_wait_until(&api->idem_changed, &api->idem_lock, deadline) != 0)
 			result = -EALREADY;
 	struct idem_flight *flight = result == 0 ? calloc(1, sizeof(*flight)) : NULL;
 	if (flight) {

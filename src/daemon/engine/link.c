@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/cond.h"
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
@@ -396,11 +397,7 @@ int link_new(int fd, uint32_t first_stream, struct link **out, struct error *err
 	atomic_init(&link->references, 1);
 	pthread_mutex_init(&link->sending, NULL);
 	pthread_mutex_init(&link->lock, NULL);
-	pthread_condattr_t monotonic;
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&link->greeted, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	pthread_cond_init(&link->greeted, NULL);
 	int r = pthread_create(&link->thread, NULL, reader, link);
 	if (r != 0) {
 		link_put(link);
@@ -455,12 +452,11 @@ int link_hello(struct link *link, bool keep, int timeout_ms, enum guest_phase *p
 	tlv_u8(&w, GUEST_TAG_KEEP, keep);
 	(void)send_frame(link, GUEST_HELLO, 0, payload, w.size);
 
-	int64_t until = time_mono_ms() + timeout_ms;
-	struct timespec limit = { .tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000 };
+	int64_t deadline = time_mono_ms() + timeout_ms;
 	int waited = 0;
 	pthread_mutex_lock(&link->lock);
 	while (link->greeting && !link->dead && waited == 0)
-		waited = pthread_cond_timedwait(&link->greeted, &link->lock, &limit);
+		waited = cond_wait_until(&link->greeted, &link->lock, deadline);
 	bool greeted = !link->greeting, dead = link->dead;
 	*phase = (enum guest_phase)link->phase;
 	pthread_mutex_unlock(&link->lock);

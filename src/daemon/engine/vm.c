@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/cond.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -320,11 +321,7 @@ static struct vm *vm_new(const struct engine *engine, const struct vm_spec *spec
 	snprintf(vm->id, sizeof(vm->id), "%s", spec->id);
 	pthread_mutex_init(&vm->control, NULL);
 	pthread_mutex_init(&vm->lock, NULL);
-	pthread_condattr_t monotonic;
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&vm->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	pthread_cond_init(&vm->changed, NULL);
 	return vm;
 }
 
@@ -586,14 +583,13 @@ void vm_kill(struct vm *vm, const char *why)
 
 int vm_wait(struct vm *vm, int timeout_ms)
 {
-	int64_t until = time_mono_ms() + timeout_ms;
-	struct timespec limit = { .tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000 };
+	int64_t deadline = time_mono_ms() + timeout_ms;
 	int waited = 0;
 
 	pthread_mutex_lock(&vm->lock);
 	/* Whoever has waited may free what `ended` works on. */
 	while (!vm->told && waited == 0)
-		waited = pthread_cond_timedwait(&vm->changed, &vm->lock, &limit);
+		waited = cond_wait_until(&vm->changed, &vm->lock, deadline);
 	bool ended = vm->told;
 	pthread_mutex_unlock(&vm->lock);
 	return ended ? 0 : -ETIMEDOUT;

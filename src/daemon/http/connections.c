@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/cond.h"
 #include "base/time.h"
 
 struct connections {
@@ -45,10 +45,7 @@ static void *watch(void *pointer)
 
 	pthread_mutex_lock(&connections->lock);
 	while (!connections->stop) {
-		struct timespec until;
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_sec += 1;
-		pthread_cond_timedwait(&connections->wake, &connections->lock, &until);
+		(void)cond_wait_until(&connections->wake, &connections->lock, time_mono_ms() + 1000);
 		cut_overdue(connections, time_mono_ms());
 	}
 	pthread_mutex_unlock(&connections->lock);
@@ -58,7 +55,6 @@ static void *watch(void *pointer)
 int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count,
 		     struct connections **out, struct error *err)
 {
-	pthread_condattr_t attributes;
 	struct connections *connections = calloc(1, sizeof(*connections));
 	if (!connections)
 		return error_set(err, ENOMEM, "out of memory");
@@ -67,10 +63,7 @@ int connections_open(unsigned total, unsigned per_address, const struct http_cid
 	connections->trusted = trusted;
 	connections->trusted_count = count;
 	pthread_mutex_init(&connections->lock, NULL);
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&connections->wake, &attributes);
-	pthread_condattr_destroy(&attributes);
+	pthread_cond_init(&connections->wake, NULL);
 	int code = pthread_create(&connections->thread, NULL, watch, connections);
 	if (code != 0) {
 		free(connections);

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
+#include "base/cond.h"
 #include "base/str.h"
 #include "base/time.h"
 
@@ -16,7 +16,6 @@
 
 struct exchange *exchange_new(struct http_server *server, struct http_conn *conn, const char *raw)
 {
-	pthread_condattr_t attributes;
 	struct exchange *exchange = calloc(1, sizeof(*exchange));
 	if (!exchange)
 		return NULL;
@@ -34,10 +33,7 @@ struct exchange *exchange_new(struct http_server *server, struct http_conn *conn
 		exchange->request.watch = conn->fd;
 	}
 	pthread_mutex_init(&exchange->lock, NULL);
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&exchange->changed, &attributes);
-	pthread_condattr_destroy(&attributes);
+	pthread_cond_init(&exchange->changed, NULL);
 	exchange->request.started_us = time_mono_us();
 	str_random_id(exchange->request.id, "req");
 	pthread_mutex_lock(&server->lock);
@@ -97,19 +93,12 @@ void exchange_told(struct exchange *exchange, int status)
 
 bool exchange_wait(struct exchange *exchange, unsigned ms)
 {
-	struct timespec until;
+	int64_t deadline = time_mono_ms() + ms;
 	int code = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
 	pthread_mutex_lock(&exchange->lock);
 	while (!exchange->finished && code == 0)
-		code = pthread_cond_timedwait(&exchange->changed, &exchange->lock, &until);
+		code = cond_wait_until(&exchange->changed, &exchange->lock, deadline);
 	bool finished = exchange->finished;
 	pthread_mutex_unlock(&exchange->lock);
 	return finished;

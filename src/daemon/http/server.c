@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "base/cond.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
@@ -313,7 +313,6 @@ static int prepare(struct http_server *server, const struct http_config *config,
 int http_start(const struct http_config *config, const struct http_route *routes, size_t count,
 	       const struct http_hooks *hooks, struct http_server **out, struct error *err)
 {
-	pthread_condattr_t attributes;
 	struct http_server *server = calloc(1, sizeof(*server));
 	if (!server)
 		return error_set(err, ENOMEM, "out of memory");
@@ -323,10 +322,7 @@ int http_start(const struct http_config *config, const struct http_route *routes
 	if (hooks)
 		server->hooks = *hooks;
 	pthread_mutex_init(&server->lock, NULL);
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&server->idle, &attributes);
-	pthread_condattr_destroy(&attributes);
+	pthread_cond_init(&server->idle, NULL);
 	int r = prepare(server, config, err);
 	if (r == 0)
 		r = start_daemon(server, err);
@@ -358,14 +354,12 @@ void http_figures(struct http_server *server, struct http_figures *figures)
 
 static bool wait_idle(struct http_server *server, unsigned ms)
 {
-	struct timespec until;
+	int64_t deadline = time_mono_ms() + ms;
 	int code = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += ms / 1000;
 	pthread_mutex_lock(&server->lock);
 	while ((server->active > 0 || server->jobs > 0) && code == 0)
-		code = pthread_cond_timedwait(&server->idle, &server->lock, &until);
+		code = cond_wait_until(&server->idle, &server->lock, deadline);
 	bool idle = server->active == 0 && server->jobs == 0;
 	pthread_mutex_unlock(&server->lock);
 	return idle;

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/cond.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/time.h"
@@ -50,11 +51,7 @@ struct box *box_new(struct sandboxes *s, const struct store_sandbox *row)
 	box->last_call_ms = time_mono_ms();
 	box->used_until_ms = (uint64_t)time_wall_ms();
 	pthread_mutex_init(&box->lock, NULL);
-	pthread_condattr_t monotonic;
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&box->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	pthread_cond_init(&box->changed, NULL);
 	return box;
 }
 
@@ -155,12 +152,11 @@ static int ending_error(struct box *box, struct error *err)
 /* Under box->lock: wait until nobody else changes its state. */
 static int await_turn(struct box *box, struct error *err)
 {
-	int64_t until = time_mono_ms() + HOLD_MS;
-	struct timespec limit = { .tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000 };
+	int64_t deadline = time_mono_ms() + HOLD_MS;
 	int waited = 0;
 
 	while (box->exclusive && !box->gone && waited == 0)
-		waited = pthread_cond_timedwait(&box->changed, &box->lock, &limit);
+		waited = cond_wait_until(&box->changed, &box->lock, deadline);
 	if (box->gone || box->reason[0])
 		return ending_error(box, err);
 	if (waited != 0)
@@ -368,13 +364,12 @@ int box_error(struct box *box, int r, struct error *err)
 
 int box_wait_gone(struct box *box, int timeout_ms)
 {
-	int64_t until = time_mono_ms() + timeout_ms;
-	struct timespec limit = { .tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000 };
+	int64_t deadline = time_mono_ms() + timeout_ms;
 	int waited = 0;
 
 	pthread_mutex_lock(&box->lock);
 	while (!box->gone && waited == 0)
-		waited = pthread_cond_timedwait(&box->changed, &box->lock, &limit);
+		waited = cond_wait_until(&box->changed, &box->lock, deadline);
 	bool gone = box->gone;
 	pthread_mutex_unlock(&box->lock);
 	return gone ? 0 : -ETIMEDOUT;

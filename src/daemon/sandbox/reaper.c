@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/time.h"
 #include "daemon/sandbox/internal.h"
@@ -194,14 +195,12 @@ void keeper_ask(struct sandboxes *s)
 /* What is asked for wakes it; in any case it looks once in a while. */
 static void await_ask(struct sandboxes *s)
 {
-	struct timespec limit;
+	int64_t deadline = time_mono_ms() + 5000;
 	int waited = 0;
 
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += 5;
 	pthread_mutex_lock(&s->keeper_lock);
 	while (!s->keeper_asked && waited == 0)
-		waited = pthread_cond_timedwait(&s->keeper_wake, &s->keeper_lock, &limit);
+		waited = cond_wait_until(&s->keeper_wake, &s->keeper_lock, deadline);
 	s->keeper_asked = false;
 	pthread_mutex_unlock(&s->keeper_lock);
 }
