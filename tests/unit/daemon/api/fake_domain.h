@@ -6,6 +6,7 @@
 struct fake {
 	int result;       /* what the next calls give, 0 = they work */
 	const char *text; /* err->text with it */
+	int recorded;     /* the status in the record that a change wrote itself; 0: it wrote none */
 	int creates, deletes, execs_closed, files_closed;
 	struct sandbox_spec last; /* numbers only: its texts are gone */
 	char last_name[64], last_env[256], last_path[4096], last_command[256];

@@ -279,6 +279,32 @@ static void test_failures_by_errno(void **state)
 	}
 }
 
+/* What the domain has recorded with its change is not recorded again, unless the answer turned out another. */
+static void test_recorded_once(void **state)
+{
+	static const struct {
+		int recorded, result, status;
+		bool again;
+		const char *outcome;
+	} rows[] = {
+		{ 0, 0, 200, true, "ok" },          { 200, 0, 200, false, "" },       { 201, 0, 200, true, "ok" },
+		{ 200, -EIO, 500, true, "failed" }, { 0, -EIO, 500, true, "failed" },
+	};
+	_cleanup_free_ char *id = make_sandbox();
+	char path[256];
+
+	path_of(path, id, "/pause");
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		uint64_t before = newest("sandbox.pause").seq;
+		fake = (struct fake){ .recorded = rows[i].recorded, .result = rows[i].result };
+		expect_call("POST", path, NULL, rows[i].status, NULL);
+		struct store_audit row = newest("sandbox.pause");
+		assert_int_equal(row.seq != before, rows[i].again);
+		if (rows[i].again)
+			assert_string_equal(row.outcome, rows[i].outcome);
+	}
+}
+
 /* The store is held for longer than others wait for it: no conflict of the caller's, and worth a second try. */
 static void test_a_busy_store(void **state)
 {
@@ -752,6 +778,7 @@ int main(void)
 		cmocka_unit_test_setup(test_create, reset),
 		cmocka_unit_test_setup(test_create_refusals, reset),
 		cmocka_unit_test_setup(test_failures_by_errno, reset),
+		cmocka_unit_test_setup(test_recorded_once, reset),
 		cmocka_unit_test_setup(test_a_busy_store, reset),
 		cmocka_unit_test_setup(test_life, reset),
 		cmocka_unit_test_setup(test_pages, reset),

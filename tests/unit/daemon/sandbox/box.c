@@ -278,6 +278,43 @@ static void lives_and_ends(void **state)
 	box_put(box);
 }
 
+static size_t records(struct world *w, const char *action)
+{
+	struct store_audit_filter filter = { .action = action, .limit = 10 };
+	struct store_audit *rows = NULL;
+	size_t count = 0;
+
+	assert_int_equal(store_audit_list(w->s.store, &filter, &rows, &count, &w->err), 0);
+	free(rows);
+	return count;
+}
+
+static void a_change_after_the_end(void **state)
+{
+	struct world *w = *state;
+	struct box *box = running_box(w, "sbx_1");
+	struct record record;
+	int32_t recorded = 0;
+
+	w->actor.action = "sandbox.timeout";
+	w->actor.status = 200;
+	w->actor.recorded = &recorded;
+	record = box_record(box, &w->actor, "sandbox.resume"); /* a step on the way */
+	assert_int_equal(box_save(box, &record, &w->err), 0);
+	assert_int_equal(recorded, 0);
+	record.action = NULL;
+	assert_int_equal(box_save(box, &record, &w->err), 0);
+	assert_int_equal(recorded, 200);
+	box_end(box, "deleted", "");
+	expect_end(w, box, "deleted");
+	assert_int_equal(box_save(box, &record, &w->err), -EBUSY); /* does not bring it back */
+	expect_end(w, box, "deleted");
+	assert_int_equal(records(w, "sandbox.resume"), 1);
+	assert_int_equal(records(w, "sandbox.timeout"), 1);
+	assert_int_equal(records(w, "sandbox.terminated"), 1);
+	box_put(box);
+}
+
 static void ends_of_vms(void **state)
 {
 	static const struct {
@@ -554,6 +591,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(lives_and_ends),
+		CASE(a_change_after_the_end),
 		CASE(ends_of_vms),
 		CASE(ended_before_it_was_installed),
 		CASE(not_installed_in_what_is_ending),
