@@ -16,12 +16,15 @@
 #include "base/cond.h"
 #include "base/time.h"
 
+#define CUT_MAX (HTTP_SPARE_CONNECTIONS - 32)
+
 struct connections {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	pthread_t thread;
 	bool stop;
 	struct http_conn *first;
+	unsigned cut; /* of the open ones */
 	unsigned total_max, address_max;
 	const struct http_cidr *trusted;
 	size_t trusted_count;
@@ -87,6 +90,25 @@ void connections_close(struct connections *connections)
 	free(connections);
 }
 
+/*
+ * Whoever comes when all places are taken gets that of the connection that has kept its own for the longest time without
+ * a whole request: else a few addresses that say nothing would shut out everybody.
+ */
+static bool make_room(struct connections *connections)
+{
+	struct http_conn *longest = NULL;
+
+	for (struct http_conn *conn = connections->first; conn; conn = conn->next)
+		if (conn->waits_ms > 0 && !conn->cut && (!longest || conn->waits_ms <= longest->waits_ms))
+			longest = conn;
+	if (!longest || connections->cut >= CUT_MAX)
+		return false;
+	shutdown(longest->fd, SHUT_RDWR);
+	longest->cut = true;
+	connections->cut++;
+	return true;
+}
+
 bool connections_admits(struct connections *connections, const struct in6_addr *address)
 {
 	unsigned same = 0;
@@ -95,8 +117,10 @@ bool connections_admits(struct connections *connections, const struct in6_addr *
 	pthread_mutex_lock(&connections->lock);
 	for (struct http_conn *conn = connections->first; conn && !trusted; conn = conn->next)
 		same += memcmp(&conn->address, address, sizeof(*address)) == 0;
-	bool full = connections->figures.open >= connections->total_max;
 	bool crowded = same >= connections->address_max;
+	bool full = connections->figures.open - connections->cut >= connections->total_max;
+	if (full && !crowded)
+		full = !make_room(connections);
 	connections->figures.refused_full += full;
 	connections->figures.refused_address += !full && crowded;
 	pthread_mutex_unlock(&connections->lock);
@@ -121,6 +145,7 @@ struct http_conn *connections_add(struct connections *connections, int fd, const
 	if (conn->next)
 		conn->next->previous = conn;
 	connections->first = conn;
+	conn->waits_ms = time_mono_ms();
 	connections->figures.open++;
 	connections->figures.accepted++;
 	pthread_mutex_unlock(&connections->lock);
@@ -139,6 +164,7 @@ void http_conn_closed(struct http_conn *conn)
 	if (conn->next)
 		conn->next->previous = conn->previous;
 	connections->figures.open--;
+	connections->cut -= conn->cut;
 	conn->connections = NULL;
 	pthread_mutex_unlock(&connections->lock);
 	/* Whoever still watches the duplicate must see the end. */
@@ -168,6 +194,16 @@ void http_conn_deadline(struct http_conn *conn, int64_t ms_from_now)
 		return;
 	pthread_mutex_lock(&connections->lock);
 	conn->deadline = ms_from_now > 0 ? time_mono_ms() + ms_from_now : 0;
+	pthread_mutex_unlock(&connections->lock);
+}
+
+void http_conn_waits(struct http_conn *conn, bool waits)
+{
+	struct connections *connections = conn ? conn->connections : NULL;
+	if (!connections)
+		return;
+	pthread_mutex_lock(&connections->lock);
+	conn->waits_ms = waits ? time_mono_ms() : 0;
 	pthread_mutex_unlock(&connections->lock);
 }
 

@@ -21,7 +21,7 @@ struct http_config {                    /* 0 or NULL = the default in brackets *
 	const char *address;            /* IPv4 or IPv6, numeric [127.0.0.1] */
 	uint16_t port;                  /* 0: the kernel picks one, see http_port */
 	const char *tls_cert, *tls_key; /* PEM files; NULL: plain HTTP */
-	unsigned connections_max;       /* [1024]; over it a new connection is closed at once */
+	unsigned connections_max;       /* [1024]; over it the one that waits longest is closed */
 	unsigned per_address_max;       /* [128]; trusted proxies are not counted */
 	size_t header_bytes_max;        /* request line and headers, bytes [32768] */
 	size_t body_bytes_max;          /* JSON bodies, bytes [1 MiB] */

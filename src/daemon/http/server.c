@@ -20,8 +20,6 @@
 #include "base/log.h"
 #include "base/time.h"
 
-#define SPARE_CONNECTIONS \
-	64 /* so that MHD accepts what connections.c then refuses, in place of leaving it in the queue */
 #define STOP_MORE_MS 10000
 
 static struct http_conn *conn_of(struct MHD_Connection *connection)
@@ -86,6 +84,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 	if (!exchange)
 		return;
 	http_conn_deadline(exchange->conn, server->config.idle_ms);
+	http_conn_waits(exchange->conn, true);
 	exchange_put(exchange);
 }
 
@@ -119,6 +118,7 @@ static enum MHD_Result begin(struct exchange *exchange, struct MHD_Connection *c
 		exchange_begin(exchange, method, version);
 	}
 	http_conn_deadline(exchange->conn, exchange->server->config.body_ms);
+	http_conn_waits(exchange->conn, exchange->refused);
 	bool expects = http_header(&exchange->request, "expect") != NULL;
 	if (exchange->refused && (exchange->response.close || expects))
 		return answer_queue(exchange, connection) == 0 ? MHD_YES : MHD_NO;
@@ -272,7 +272,7 @@ static int start_daemon(struct http_server *server, struct error *err)
 	server->daemon = MHD_start_daemon(
 		flags, 0, on_accept, server, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL,
 		MHD_OPTION_LISTEN_SOCKET, server->listener, MHD_OPTION_CONNECTION_LIMIT,
-		config->connections_max + SPARE_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		config->connections_max + HTTP_SPARE_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		config->header_bytes_max + 8192, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 1,
 		MHD_OPTION_THREAD_STACK_SIZE, (size_t)1 << 20, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
 		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_URI_LOG_CALLBACK, on_target, server,
