@@ -20,7 +20,7 @@ LIMIT = 120
 
 ORDER = """agent harness life execute stream files background logs status cli bad_input generator auth audit
     idempotency usage metrics config snapshots clone pause pool templates storage attack_guest parallel restart faults
-    disk_full leaks openapi""".split()
+    disk_full connections leaks openapi""".split()
 
 
 def pytest_configure(config):
