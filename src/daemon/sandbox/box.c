@@ -306,6 +306,12 @@ static int save_row(struct box *box, struct error *err)
 		r = ending_error(box, err); /* its end has a record of its own */
 	else
 		r = row_copy(&row, &box->row) < 0 ? error_set(err, ENOMEM, "no memory for a sandbox's row") : 0;
+	if (r == 0 && box->reason[0]) {
+		/* If we die before its end is written, the next start does it. */
+		row.status = SANDBOX_STOPPING;
+		snprintf(row.reason, sizeof(row.reason), "%s", box->reason);
+		snprintf(row.message, sizeof(row.message), "%s", box->message);
+	}
 	pthread_mutex_unlock(&box->lock);
 	if (r < 0)
 		return r;

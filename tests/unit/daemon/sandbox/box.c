@@ -305,8 +305,19 @@ static void a_change_after_the_end(void **state)
 	record.action = NULL;
 	assert_int_equal(box_save(box, &record, &w->err), 0);
 	assert_int_equal(recorded, 200);
+	struct box *held;
+	assert_int_equal(box_hold(&w->s, NULL, "sbx_1", &held, &w->err), 0);
 	box_end(box, "deleted", "");
+	record.action = "sandbox.pause";
+	assert_int_equal(box_save(box, &record, &w->err), 0); /* keeps that it is to end, for a start after a crash */
+	struct store_sandbox row;
+	assert_int_equal(store_sandbox_get(w->s.store, NULL, "sbx_1", &row, &w->err), 0);
+	assert_int_equal(row.status, SANDBOX_STOPPING);
+	assert_string_equal(row.reason, "deleted");
+	store_sandbox_free(&row);
+	box_release(held);
 	expect_end(w, box, "deleted");
+	record.action = NULL;
 	assert_int_equal(box_save(box, &record, &w->err), -EBUSY); /* does not bring it back */
 	expect_end(w, box, "deleted");
 	assert_int_equal(records(w, "sandbox.resume"), 1);
