@@ -67,6 +67,10 @@ def shown(name):
     return run("systemctl", "show", "-P", name, UNIT).strip()
 
 
+def restarts():
+    return int(shown("NRestarts"))
+
+
 def healthy():
     try:
         with urllib.request.urlopen("http://127.0.0.1:8787/healthz", timeout=5) as answer:
@@ -253,10 +257,10 @@ def sandbox_is_held_by_its_own_group():
 
 @check
 def reload_keeps_the_process():
-    before = shown("MainPID")
+    before = shown("MainPID"), restarts()
     run("systemctl", "reload", UNIT)
     await_healthy()
-    assert shown("MainPID") == before and shown("NRestarts") == "0"
+    assert (shown("MainPID"), restarts()) == before
 
 
 @check
@@ -272,28 +276,29 @@ def restart_gives_a_new_process_and_keeps_the_sandbox():
 @check
 def memory_of_one_vm_is_not_the_end_of_the_service():
     """The VM's group runs out: systemd sees that in the service's own counters, and must let it be."""
-    before, vm = shown("MainPID"), pids_of(("qemu-system",))[0]
+    before, count, vm = shown("MainPID"), restarts(), pids_of(("qemu-system",))[0]
     one = re.search(r"sbx_\w+", run("akira", "sandbox", "list")).group()
     group = "/sys/fs/cgroup" + read(f"/proc/{vm}/cgroup").strip().split("::")[1]
     v2.intruder(group, "b = []\nwhile True: b.append(bytearray(1 << 20))").wait(60)
     until(lambda: not os.path.exists(group), 60, "the VM is gone with its group")
     until(lambda: re.search(r"reason +oom", run("akira", "sandbox", "get", one, ok=None)), 30, "the reason is told")
-    assert shown("MainPID") == before and shown("ActiveState") == "active" and shown("NRestarts") == "0"
+    assert shown("MainPID") == before and shown("ActiveState") == "active" and restarts() == count
 
 
 @check
 def killed_daemon_is_started_again():
-    before = shown("MainPID")
+    before, count = shown("MainPID"), restarts()
     os.kill(int(before), 9)
-    until(lambda: shown("NRestarts") == "1" and shown("MainPID") not in ("0", before), 30, "systemd starts it again")
+    until(lambda: restarts() > count and shown("MainPID") not in ("0", before), 60, "systemd starts it again")
     await_healthy()
     assert len(pids_of(("akirad", "akira-launch"))) == 2
 
 
 @check
 def killed_launcher_takes_all_along_and_both_come_back():
+    count = restarts()
     os.kill(pids_of(("akira-launch",))[0], 9)
-    until(lambda: shown("NRestarts") == "2", 30, "akirad ended and was started again")
+    until(lambda: restarts() > count, 60, "akirad ended and was started again")
     await_healthy()
     assert len(pids_of(("akirad", "akira-launch"))) == 2
 
@@ -313,7 +318,7 @@ def stop_after_a_crash_leaves_nothing():
     run("systemctl", "start", UNIT)
     await_healthy()
     os.kill(int(shown("MainPID")), 9)
-    until(lambda: shown("NRestarts") != "0" and shown("ActiveState") == "active", 30, "it is back")
+    until(lambda: restarts() > 0 and shown("ActiveState") == "active", 60, "it is back")
     await_healthy()
     run("systemctl", "stop", UNIT)
     assert not traces(), traces()
