@@ -4,14 +4,17 @@ A route that stands in the document and not in SCOPES fails the test: whoever ad
 """
 
 import datetime
+import http.client
 import json
 import re
+import sqlite3
 import statistics
 import threading
 import time
 
 import pytest
 
+from conftest import LONG
 from harness import contract
 from harness.client import Api, multipart, refused
 from harness.daemon import Daemon
@@ -311,6 +314,68 @@ def test_l05_revoke_against_create(world):
         for thread in threads:
             thread.join()
         assert set(after) <= {401, 429}, after
+
+
+@pytest.fixture
+def one_vm(private):
+    """A daemon with a user id for one VM, which runs: what else is admitted fails to start at once."""
+    daemon = private({"log": {"level": "info"}, "user": {"vm_uid_count": 1}}).start()
+    daemon.api().create(name="keeper")
+    return daemon
+
+
+def create_until_refused(api, key, go, told):
+    """Creates over one connection until it is refused; how many were admitted is in the audit log."""
+    connection = http.client.HTTPConnection(api.host, api.port, timeout=60, source_address=(next(sources), 0))
+    body = json.dumps({"image": "tiny", "resources": {"cpus": 1, "memory": 256, "storage": 1}})
+    connection.connect()
+    go.wait()
+    for _ in range(2000):
+        connection.request("POST", "/v1/sandboxes/create", body, {"x-api-key": key, "content-type": "application/json"})
+        response = connection.getresponse()
+        response.read()
+        told.append(response.status)
+        if response.status == 401:
+            break
+    connection.close()
+
+
+@pytest.mark.limit(180)
+def test_l05_ten_thousand_revokes_against_creates(one_vm):
+    """
+    Two callers create, a third revokes their key: in the audit log nothing is admitted by a key after its revocation.
+    100 rounds through the whole of akirad; 10,000 with AKIRA_TEST_LONG=1. 10,000 of admission alone are a unit test
+    (tests/unit/daemon/sandbox/revoke.c).
+    """
+    admin, rounds, statuses = one_vm.api(), 10000 if LONG else 100, set()
+    for number in range(rounds):
+        made = admin.post("/v1/keys", {"name": "racing", "scopes": [WRITE]}).json
+        go, told = threading.Barrier(3), []
+        callers = [threading.Thread(target=create_until_refused, args=(admin, made["key"], go, told)) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        go.wait()
+        while len(told) < number % 3 and any(caller.is_alive() for caller in callers):
+            time.sleep(0)
+        assert admin.delete(f"/v1/keys/{made['id']}").status == 200
+        for caller in callers:
+            caller.join()
+        assert told.count(401) == 2, told
+        statuses |= set(told)
+    assert statuses <= {401, 500, 503}, statuses
+    revoked, admitted, late = {}, 0, []
+    with sqlite3.connect(f"file:{one_vm.data}/akira.db?mode=ro", uri=True, timeout=30) as database:
+        for seq, action, key, target in database.execute("SELECT seq, action, key, target FROM audit ORDER BY seq"):
+            if action == "key.revoke":
+                revoked[target] = seq
+            elif action == "sandbox.admitted":
+                admitted += 1
+                late += [(seq, key, target)] if key in revoked else []
+    assert not late, late
+    print(f"{len(revoked)} keys revoked, {admitted} sandboxes admitted, none after its key's revocation")
+    assert len(revoked) == rounds and admitted > rounds / 3
+    assert admin.get("/v1/audit/verify").json["valid"] is True
+    wait_until(lambda: [row["name"] for row in admin.live().values()] == ["keeper"], "what was admitted has ended")
 
 
 def test_l05_rotation_with_grace(world):
