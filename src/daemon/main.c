@@ -22,11 +22,11 @@
 #include "base/time.h"
 #include "daemon/admin.h"
 #include "daemon/api/api.h"
-#include "daemon/audit_copy.h"
 #include "daemon/auth/auth.h"
 #include "daemon/config.h"
 #include "daemon/privileges.h"
 #include "daemon/sandbox/service.h"
+#include "daemon/store/audit_copy.h"
 #include "doctor/doctor.h"
 #include "doctor/kvm_probe.h"
 
@@ -250,6 +250,7 @@ static int open_api(struct daemon *d, struct error *err)
 		.store = d->store,
 		.sandboxes = d->sandboxes,
 		.auth = d->auth,
+		.audit_copy = d->audit_copy,
 		.engine = "qemu",
 	};
 	struct api_config ac = {

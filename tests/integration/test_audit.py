@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import slot
 from harness.client import multipart
 from harness.daemon import Daemon, descendants
 from harness.wait import wait_until
@@ -196,3 +197,21 @@ def wait_for_end(daemon):
             return None
 
     return wait_until(look, "it runs or ends", 60) == "runs"
+
+
+def test_restored_rules_are_recorded(daemon, api, own):
+    """K17: somebody on the host flushes the rules of a sandbox's network; they are restored, and it is told."""
+    box = own()
+    with slot.namespace(daemon, box) as namespace:
+        flush = ["nft", "flush", "ruleset"]
+        subprocess.run(flush, check=True, preexec_fn=lambda: slot.enter(namespace))
+
+        def told():
+            box.get()
+            return [row for row in records(api, target=box.id) if row["action"] == "network.rules_restored"]
+
+        row = wait_until(told, "the change is in the log", 30)[0]
+        assert not row["key_id"] and row["outcome"] == "ok"
+        listed = subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, preexec_fn=lambda: slot.enter(namespace))
+    assert b"drop" in listed.stdout
+    assert len(told()) == 1 and verified(api)

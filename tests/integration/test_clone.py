@@ -1,10 +1,7 @@
 """Clones: independent from the first byte, and alike in nothing that must differ (G17-G20)."""
 
 import concurrent.futures
-import ctypes
-import fcntl
 import multiprocessing
-import os
 import re
 import socket
 import struct
@@ -13,10 +10,8 @@ import uuid
 
 import pytest
 
+from harness import slot
 from harness.client import refused
-
-TUNGETDEVNETNS, CLONE_NEWNET, SYS_PIDFD_GETFD = 0x54E3, 0x40000000, 438
-TAP = 6  # descriptor of the VM process, see src/daemon/engine/qemu.h
 
 # What two sandboxes must never share, each read as early as can be.
 IDENTITY = r"""
@@ -138,10 +133,9 @@ for port in (81, 82, 83) * 2:
 """
 
 
-def listen_on(tap, pipe):
+def listen_in(namespace, pipe):
     """In a process of its own: the first six SYNs that the guest sends, as (port, sequence number, time in ns)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.setns(fcntl.ioctl(tap, TUNGETDEVNETNS), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    slot.enter(namespace)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as seen:
         pipe.send("listening")
         found = []
@@ -156,21 +150,17 @@ def listen_on(tap, pipe):
 
 def sequence_numbers(daemon, box):
     box.put("/tmp/call.py", CALL.encode())
-    process = os.pidfd_open(daemon.vm_of(box))
-    tap = ctypes.CDLL(None).syscall(SYS_PIDFD_GETFD, process, TAP, 0)
-    assert tap >= 0
     ours, theirs = multiprocessing.Pipe()
-    listener = multiprocessing.get_context("fork").Process(target=listen_on, args=(tap, theirs), daemon=True)
-    listener.start()
-    try:
-        assert ours.poll(20) and ours.recv() == "listening"
-        box.out("python3 /tmp/call.py", timeout=60)
-        assert ours.poll(20), "six connections were not seen"
-        found = ours.recv()
-    finally:
-        listener.kill()
-        os.close(tap)
-        os.close(process)
+    with slot.namespace(daemon, box) as namespace:
+        listener = multiprocessing.get_context("fork").Process(target=listen_in, args=(namespace, theirs), daemon=True)
+        listener.start()
+        try:
+            assert ours.poll(20) and ours.recv() == "listening"
+            box.out("python3 /tmp/call.py", timeout=60)
+            assert ours.poll(20), "six connections were not seen"
+            found = ours.recv()
+        finally:
+            listener.kill()
     # The kernel adds the time in units of 64 ns to what it computes of the addresses and its secret: taken off again.
     return {port: [(number - (at >> 6)) % 2**32 for to, number, at in found if to == port] for port in (81, 82, 83)}
 

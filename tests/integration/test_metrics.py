@@ -2,6 +2,8 @@
 
 import re
 
+from harness.wait import wait_until
+
 LINE = re.compile(r'^[a-zA-Z_:][a-zA-Z0-9_:]*(\{[a-zA-Z_]\w*="(?:[^"\\\n]|\\.)*"(,[a-zA-Z_]\w*="(?:[^"\\\n]|\\.)*")*\})? [-+0-9.eE]+(Inf)?(NaN)?$')
 
 
@@ -76,3 +78,32 @@ def test_the_listeners_are_apart(daemon, api):
 def test_sandboxes_by_state(daemon, box):
     text = scrape(daemon)
     assert [line for line in text.splitlines() if 'running"' in line and float(line.rsplit(" ", 1)[1]) >= 1], text
+
+
+def test_by_organisation(daemon, api, own):
+    box = own(resources={"memory": 256})
+    box.run("head -c 3000000 /dev/urandom > /workspace/data; sync; (echo x > /dev/tcp/192.0.2.1/80) 2>/dev/null")
+    made = box.snapshot()
+
+    def figure(name):
+        return total(scrape(daemon), f"akira_organisation_{name}", '{organisation="org_')
+
+    assert figure("sandboxes") >= 1 and figure("cpu_units") >= 1
+    assert figure("disk_bytes") > 3000000 and figure("snapshot_bytes") > 3000000
+    before = figure("memory_bytes")
+    assert before >= 256 << 20
+    box.pause()  # what was used until then is counted
+    assert figure("memory_bytes") == before - (256 << 20)
+    assert figure("cpu_seconds_total") > 0 and figure("refused_packets_total") > 0
+    api.forget_snapshot(made["id"])
+
+
+def test_the_audit_log_is_followed(private):
+    daemon = private()
+    daemon.settings["audit"] = {"file": daemon.data / "audit.jsonl"}
+    daemon.write_config()
+    daemon.start()
+    before = total(scrape(daemon), "akira_audit_records_total")
+    assert daemon.api().post("/v1/keys", {"name": "counted", "scopes": ["sandboxes:read"]}).status == 201
+    assert total(scrape(daemon), "akira_audit_records_total") > before
+    wait_until(lambda: "akira_audit_copy_lag_records 0\n" in scrape(daemon), "the copy is whole", 30)

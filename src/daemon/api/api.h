@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "daemon/http/http.h"
 
+struct audit_copy;
 struct store;
 struct sandboxes;
 struct auth;
@@ -17,6 +18,7 @@ struct api_context {
 	struct store *store;
 	struct sandboxes *sandboxes;
 	struct auth *auth;
+	const struct audit_copy *audit_copy; /* may be NULL */
 	const char *engine; /* for /healthz: "qemu", "akira-vmm" */
 };
 

@@ -4,8 +4,11 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "daemon/store/audit_copy.h"
 
 #define ROUTES_MAX 64
 #define STATUSES_MAX 20
@@ -177,6 +180,70 @@ static void add_domain(struct buf *to, struct sandboxes *sandboxes)
 	value(to, "disk_free_bytes", "gauge", "Free bytes in the data directory.", f.disk_free_bytes);
 }
 
+static void by_org(struct buf *to, const char *name, const char *type, const char *help,
+		   const struct sandboxes_org_figures *rows, size_t count, size_t offset)
+{
+	head(to, name, type, help);
+	for (size_t i = 0; i < count; i++)
+		buf_addf(to, "akira_%s{organisation=\"%s\"} %" PRIu64 "\n", name, rows[i].org,
+			 *(const uint64_t *)((const char *)&rows[i] + offset));
+}
+
+static void add_organisations(struct buf *to, struct sandboxes *sandboxes)
+{
+	static const struct {
+		const char *name, *type, *help;
+		size_t offset;
+	} figures[] = {
+#define FIGURE(name, type, help, member) { name, type, help, offsetof(struct sandboxes_org_figures, member) }
+		FIGURE("organisation_sandboxes", "gauge", "Live sandboxes, paused ones included.", sandboxes),
+		FIGURE("organisation_memory_bytes", "gauge", "Memory granted to running sandboxes.", memory_bytes),
+		FIGURE("organisation_cpu_units", "gauge", "Quarters of a vCPU granted to running sandboxes.",
+		       cpu_units),
+		FIGURE("organisation_disk_bytes", "gauge", "Disk that sandboxes take up.", disk_bytes),
+		FIGURE("organisation_snapshot_bytes", "gauge", "Disk that snapshots take up.", snapshot_bytes),
+		FIGURE("organisation_received_bytes_total", "counter", "Bytes that sandboxes received.", bytes_in),
+		FIGURE("organisation_sent_bytes_total", "counter", "Bytes that sandboxes sent.", bytes_out),
+		FIGURE("organisation_refused_packets_total", "counter", "Packets that the network policy refused.",
+		       refused),
+#undef FIGURE
+	};
+	struct sandboxes_org_figures *rows;
+	size_t count;
+
+	if (sandboxes_org_figures(sandboxes, &rows, &count) < 0) {
+		to->failed = true;
+		return;
+	}
+	for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++)
+		by_org(to, figures[i].name, figures[i].type, figures[i].help, rows, count, figures[i].offset);
+	head(to, "organisation_cpu_seconds_total", "counter", "CPU time of VM processes.");
+	for (size_t i = 0; i < count; i++)
+		buf_addf(to, "akira_organisation_cpu_seconds_total{organisation=\"%s\"} %.6f\n", rows[i].org,
+			 rows[i].cpu_s);
+	free(rows);
+}
+
+static void add_audit(struct buf *to, struct metrics *metrics, const struct api_context *context)
+{
+	struct store_audit_filter newest = { .limit = 1 };
+	struct store_audit *rows = NULL;
+	size_t count = 0;
+
+	value(to, "audit_failures_total", "counter", "Audit records that could not be written.",
+	      atomic_load(&metrics->audit_failures));
+	if (store_audit_list(context->store, &newest, &rows, &count, NULL) < 0)
+		return; /* better no figure than a false one */
+	uint64_t last = count > 0 ? rows[0].seq : 0;
+	free(rows);
+	value(to, "audit_records_total", "counter", "Audit records written since the installation.", last);
+	if (!context->audit_copy)
+		return;
+	uint64_t copied = audit_copy_position(context->audit_copy);
+	value(to, "audit_copy_lag_records", "gauge", "Audit records that are not in audit.file yet.",
+	      last > copied ? last - copied : 0);
+}
+
 static void add_connections(struct buf *to, struct http_server *http)
 {
 	struct http_figures f = { 0 };
@@ -203,8 +270,8 @@ char *api_metrics(struct api_server *server, size_t *size)
 	histogram(&text, "execution_duration_seconds", "", &metrics->timers[METRICS_EXEC]);
 	add_domain(&text, server->context.sandboxes);
 	add_connections(&text, server->http);
-	value(&text, "audit_failures_total", "counter", "Audit records that could not be written.",
-	      atomic_load(&metrics->audit_failures));
+	add_organisations(&text, server->context.sandboxes);
+	add_audit(&text, metrics, &server->context);
 	if (text.failed) {
 		buf_free(&text);
 		return NULL;

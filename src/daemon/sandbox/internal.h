@@ -336,6 +336,16 @@ void snapshots_sweep(struct sandboxes *s);
 int snapshot_forget(struct sandboxes *s, const struct sandbox_actor *actor, const struct store_snapshot *row,
 		    const char *reason, struct error *err);
 
+/* See org_figures.c. */
+struct org_list {
+	pthread_mutex_t lock;
+	struct org_entry *first;
+	size_t count;
+};
+/* What more->org has used since it was last told; refused: packets. */
+void org_list_add(struct org_list *list, const struct store_usage *more, uint64_t refused);
+void org_list_free(struct org_list *list);
+
 struct sandboxes {
 	struct sandboxes_config config;
 	struct store *store;
@@ -351,6 +361,8 @@ struct sandboxes {
 
 	pthread_mutex_t budget_lock;
 	uint64_t budget, committed;
+
+	struct org_list orgs;
 
 	struct templates *templates;
 	struct net_rules *default_rules; /* of a sandbox that asks for none; pooled machines have them already */

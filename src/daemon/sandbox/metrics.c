@@ -122,6 +122,18 @@ static uint32_t slot_of(struct box *box)
 	return slot;
 }
 
+/* Somebody on the host had altered the sandbox's rules, and they are whole again: that is a matter for the audit log. */
+static void tell_repaired(struct box *box)
+{
+	struct record record = record_of(NULL, "network.rules_restored", box->org, box->id);
+	struct error err = { 0 };
+
+	int r = store_begin(box->s->store, &err);
+	if (r == 0)
+		r = record_end(box->s->store, &record, 0, &err);
+	log_warn("network_rules_restored", "sandbox", box->id, "record_error", r < 0 ? err.text : NULL);
+}
+
 int box_counters(struct box *box, struct policy_counters *counters)
 {
 	uint32_t slot = slot_of(box);
@@ -130,7 +142,11 @@ int box_counters(struct box *box, struct policy_counters *counters)
 		return -ENOENT;
 	int r = launcher_net_counters(box->s->config.launcher, slot, counters, NULL);
 	/* It may have ended while we asked, and the slot be another's. */
-	return r == 0 && slot_of(box) != slot ? -ENOENT : r;
+	if (r == 0 && slot_of(box) != slot)
+		return -ENOENT;
+	if (r == 0 && counters->repaired)
+		tell_repaired(box);
+	return r;
 }
 
 void box_last_stats(struct box *box, struct vm *vm)
@@ -142,6 +158,11 @@ void box_last_stats(struct box *box, struct vm *vm)
 	pthread_mutex_lock(&box->lock);
 	box->last_cpu_us = stats.cpu_us;
 	pthread_mutex_unlock(&box->lock);
+}
+
+static uint64_t refused_packets(const struct policy_counters *c)
+{
+	return c->refused_private + c->refused_policy + c->refused_spoofed + c->refused_limited;
 }
 
 void box_book_usage(struct box *box, int64_t now_wall_ms)
@@ -174,7 +195,10 @@ void box_book_usage(struct box *box, int64_t now_wall_ms)
 		more.cpu_s = (double)(stats.cpu_us - box->cpu_us_before) / 1e6;
 		box->cpu_us_before = stats.cpu_us;
 	}
+	uint64_t refused = 0;
 	if (has_net) {
+		uint64_t now = refused_packets(&net), before = refused_packets(&box->counted);
+		refused = now > before ? now - before : 0;
 		more.bytes_in = net.bytes_in > box->counted.bytes_in ? net.bytes_in - box->counted.bytes_in : 0;
 		more.bytes_out = net.bytes_out > box->counted.bytes_out ? net.bytes_out - box->counted.bytes_out : 0;
 		box->counted = net;
@@ -188,6 +212,5 @@ void box_book_usage(struct box *box, int64_t now_wall_ms)
 	strftime(more.day, sizeof(more.day), "%Y-%m-%d", &parts);
 	if (store_usage_add(box->s->store, &more, &err) < 0)
 		log_warn("usage_not_stored", "sandbox", box->id, "error", err.text);
-	if (has_net && net.repaired)
-		log_warn("network_rules_repaired", "sandbox", box->id);
+	org_list_add(&box->s->orgs, &more, refused);
 }

@@ -221,5 +221,16 @@ struct sandboxes_figures {
 	uint64_t disk_free_bytes;
 };
 void sandboxes_figures(struct sandboxes *s, struct sandboxes_figures *figures);
+
+struct sandboxes_org_figures {
+	char org[STORE_ID_MAX];
+	uint64_t sandboxes;                  /* live, paused ones included */
+	uint64_t memory_bytes, cpu_units;    /* granted to those that run */
+	uint64_t disk_bytes, snapshot_bytes; /* allocated */
+	double cpu_s;                        /* since the start of this process, as all that follow */
+	uint64_t bytes_in, bytes_out, refused;
+};
+/* Of each organisation that has had a sandbox; *rows to be freed. -ENOMEM. */
+int sandboxes_org_figures(struct sandboxes *s, struct sandboxes_org_figures **rows, size_t *count);
 /* "kvm" or "tcg"; why: one sentence for people. Strings live as long as s. */
 const char *sandboxes_acceleration(const struct sandboxes *s, const char **why);

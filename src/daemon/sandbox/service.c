@@ -23,6 +23,7 @@ static void init_locks(struct sandboxes *s)
 	pthread_cond_init(&s->janitor_wake, NULL);
 	pthread_mutex_init(&s->budget_lock, NULL);
 	pthread_mutex_init(&s->keeper_lock, NULL);
+	pthread_mutex_init(&s->orgs.lock, NULL);
 	pthread_cond_init(&s->keeper_wake, NULL);
 	pthread_mutex_init(&s->pool.lock, NULL);
 }
@@ -171,6 +172,7 @@ void sandboxes_close(struct sandboxes *s)
 	}
 	netpool_close(&s->netpool);
 	templates_close(s);
+	org_list_free(&s->orgs);
 	net_rules_free(s->default_rules);
 	disk_close(&s->disk);
 	free(s);

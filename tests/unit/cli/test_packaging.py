@@ -79,7 +79,7 @@ def test_the_unit_keeps_what_akirad_needs():
 def metric_names():
     source = (ROOT / "src/daemon/api/metrics.c").read_text()
     names = set()
-    for name, kind in re.findall(r'(?:value|head)\([^"]*"([a-z_]+)", "(counter|gauge|histogram)"', source):
+    for name, kind in re.findall(r'(?:value|head|FIGURE)\([^"]*"([a-z_]+)", "(counter|gauge|histogram)"', source):
         suffixes = ["_bucket", "_sum", "_count"] if kind == "histogram" else [""]
         names |= {f"akira_{name}{suffix}" for suffix in suffixes}
     assert len(names) > 20

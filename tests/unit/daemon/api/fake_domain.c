@@ -352,6 +352,17 @@ void sandboxes_figures(struct sandboxes *s, struct sandboxes_figures *figures)
 	*figures = (struct sandboxes_figures){ .creates = (uint64_t)fake.creates };
 }
 
+int sandboxes_org_figures(struct sandboxes *s, struct sandboxes_org_figures **rows, size_t *count)
+{
+	*rows = calloc(1, sizeof(**rows));
+	*count = *rows ? 1 : 0;
+	if (*rows)
+		**rows = (struct sandboxes_org_figures){
+			.org = "org_fake", .sandboxes = 3, .refused = 7, .cpu_s = 1.5
+		};
+	return *rows ? 0 : -ENOMEM;
+}
+
 const char *sandboxes_acceleration(const struct sandboxes *s, const char **why)
 {
 	*why = "no usable KVM";

@@ -1,8 +1,9 @@
-#include "daemon/audit_copy.h"
+#include "daemon/store/audit_copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,7 +23,7 @@
 struct audit_copy {
 	struct store *store;
 	char path[512];
-	uint64_t last; /* seq of the last line written */
+	atomic_uint_fast64_t last; /* seq of the last line written; others may look */
 };
 
 /* The seq of the file's last whole line; 0 when there is none. A torn line at the end (a crash) is cut off. */
@@ -66,11 +67,13 @@ int audit_copy_open(struct store *store, const char *path, struct audit_copy **o
 	}
 	copy->store = store;
 	_cleanup_fd_ int fd = open_file(copy, err);
-	int r = fd < 0 ? fd : find_last(fd, &copy->last, err);
+	uint64_t last = 0;
+	int r = fd < 0 ? fd : find_last(fd, &last, err);
 	if (r < 0) {
 		free(copy);
 		return r;
 	}
+	copy->last = last;
 	*out = copy;
 	return 0;
 }
@@ -116,6 +119,11 @@ static int copy_step(struct audit_copy *copy, int fd, uint64_t newest, struct er
 	if (r == 0 && copy->last < to)
 		copy->last = to; /* pruned meanwhile */
 	return r;
+}
+
+uint64_t audit_copy_position(const struct audit_copy *copy)
+{
+	return copy->last;
 }
 
 int audit_copy_follow(struct audit_copy *copy, struct error *err)

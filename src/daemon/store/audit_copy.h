@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stdint.h>
+
 #include "base/error.h"
 
 struct store;
@@ -14,4 +16,6 @@ struct audit_copy;
 int audit_copy_open(struct store *store, const char *path, struct audit_copy **copy, struct error *err);
 /* Append what is new, at most 10,000 records. 0 or -errno; what could not be written is tried again. */
 int audit_copy_follow(struct audit_copy *copy, struct error *err);
+/* seq of the last record that is in the file. From any thread. */
+uint64_t audit_copy_position(const struct audit_copy *copy);
 void audit_copy_close(struct audit_copy *copy);
