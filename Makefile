@@ -1,6 +1,6 @@
 # A thin front: each target is one program that may also be run by itself. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test system-test bench fuzz lint soak install clean guest-kernel deb
+.PHONY: help demo build test system-test bench bench-docs fuzz lint soak install clean guest-kernel deb
 
 DESTDIR ?=
 PREFIX ?= /usr/local
@@ -23,6 +23,9 @@ system-test: ## the Debian package under systemd, and cgroup v2, in a whole Debi
 
 bench: ## measure; ARGS="--quick", ARGS="--only create"
 	@tests/performance/akira-bench $(ARGS)
+
+bench-docs: ## draw docs/plots anew from the last `make bench`
+	@tests/performance/plot build/bench/results.json --out docs/plots
 
 fuzz: ## fuzz for longer; ARGS="--time 600 json"
 	@tools/fuzz $(ARGS)

@@ -3,9 +3,19 @@
 import math
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 40, 55
-COLOURS = ["#1f6fb4", "#c8501e", "#2f8f3e", "#7d4bb0", "#8a6d1d"]
+WIDTH, HEIGHT = 760, 400
+LEFT, RIGHT, TOP, BOTTOM = 70, 210, 40, 55
+COLOURS = ["#3987cf", "#d9622b", "#3a9d4b", "#9a6bd0", "#a5852a", "#c9588f"]  # each legible on white and on near-black
+STYLE = (
+    "<style>.paper{fill:#fff}text{fill:#222}.grid{stroke:#ddd}.axis{stroke:#333;fill:none}"
+    "@media (prefers-color-scheme:dark){.paper{fill:#0d1117}text{fill:#e6e6e6}.grid{stroke:#333}.axis{stroke:#bbb}}</style>"
+)
+# What a curve of results.json is drawn as: its axes with their units, and which of them are logarithmic.
+PLOTS = {
+    "create latency over concurrency": ("creates at a time (count)", "latency (ms)", True, True),
+    "snapshots over data": ("data written (MB)", "p50 (ms)", True, True),
+    "memory of idle sandboxes": ("idle sandboxes (count)", "memory of all (MiB)", False, False),
+}
 
 
 def ticks(low, high, logarithmic):
@@ -52,22 +62,23 @@ def line_plot(title, x_title, y_title, series, log_x=False, log_y=False):
     up = Axis([y for _, y in points], HEIGHT - BOTTOM, TOP, log_y)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        STYLE,
+        f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>',
         f'<text x="{LEFT}" y="22" font-size="15">{escape(title)}</text>',
     ]
     for value in up.ticks():
         y = up.place(value)
-        out.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        out.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>')
     for value in across.ticks():
         x = across.place(value)
-        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 5}" stroke="#333"/>')
+        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 5}" class="axis"/>')
         out.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{label(value)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     out.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_title)}</text>')
     out.append(f'<text transform="translate(16 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>')
     out.append(
-        f'<polyline points="{LEFT},{TOP} {LEFT},{HEIGHT - BOTTOM} {WIDTH - RIGHT},{HEIGHT - BOTTOM}" fill="none" stroke="#333"/>'
+        f'<polyline points="{LEFT},{TOP} {LEFT},{HEIGHT - BOTTOM} {WIDTH - RIGHT},{HEIGHT - BOTTOM}" class="axis"/>'
     )
     for number, (name, line) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -80,3 +91,17 @@ def line_plot(title, x_title, y_title, series, log_x=False, log_y=False):
         out.append(f'<line x1="{WIDTH - RIGHT + 10}" x2="{WIDTH - RIGHT + 30}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>')
         out.append(f'<text x="{WIDTH - RIGHT + 36}" y="{y + 4}">{escape(name)}</text>')
     return "\n".join([*out, "</svg>\n"])
+
+
+def draw(results, folder):
+    """Draws each curve of a read results.json that has two points or more; the files written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, series in results["curves"].items():
+        lines = {label: points for label, points in series.items() if len(points) > 1}
+        if not lines:
+            continue
+        target = folder / (name.replace(" ", "-") + ".svg")
+        target.write_text(line_plot(name.capitalize(), PLOTS[name][0], PLOTS[name][1], lines, *PLOTS[name][2:]), encoding="utf-8")
+        written.append(target)
+    return written

@@ -370,7 +370,7 @@ def run_suite(name, env, arguments):
         run_lint(suite, limit, env)
     elif name == "unit":
         run_meson(suite, "unit", left(), env)
-        run_pytest(suite, [ROOT / "tests/test_architecture.py"], left(), env, [])
+        run_pytest(suite, [ROOT / "tests/test_architecture.py", ROOT / "tests/performance/test_plot.py"], left(), env, [])
     elif name == "fuzz":
         run_meson(suite, "fuzz", left(), env)
     elif name == "attack":
