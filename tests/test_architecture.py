@@ -36,6 +36,9 @@ DAEMON = {
     "api": {"http", "sandbox", "store", "auth", "config"},
 }
 
+# Of no domain, for all of akirad.
+COMMON = {"json"}
+
 # A library that one folder alone may name.
 LIBRARIES = {
     r"microhttpd\.h": {"daemon/http"},
@@ -71,7 +74,7 @@ def check_own(source, target):
         return f"folder src/{folder} is not in the table FOLDERS"
     if seen != folder:
         return None if seen in FOLDERS[folder] else f"{folder} must not include {seen}"
-    if folder != "daemon" or seen_inner == inner:
+    if folder != "daemon" or seen_inner == inner or seen_inner in COMMON:
         return None
     if inner not in DAEMON:
         return f"folder src/daemon/{inner} is not in the table DAEMON"

@@ -19,7 +19,7 @@ struct api_context {
 	struct sandboxes *sandboxes;
 	struct auth *auth;
 	const struct audit_copy *audit_copy; /* may be NULL */
-	const char *engine; /* for /healthz: "qemu", "akira-vmm" */
+	const char *engine;                  /* for /healthz: "qemu", "akira-vmm" */
 };
 
 struct api_config {

@@ -7,7 +7,7 @@
 #include "base/fd.h"
 #include "base/time.h"
 #include "daemon/api/output.h"
-#include "daemon/json_text.h"
+#include "daemon/json/text.h"
 
 #define COMMAND_MAX 131072
 #define KEEPALIVE_MS 10000

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/str.h"
-#include "daemon/json_text.h"
+#include "daemon/json/text.h"
 
 #define METADATA_MAX 32
 #define METADATA_BYTES_MAX 4096

@@ -11,7 +11,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
-#include "daemon/json_text.h"
+#include "daemon/json/text.h"
 
 #define MESSAGE_MAX (256 << 10)
 #define EVENTS_MAX 64

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/json_text.h"
+#include "daemon/json/text.h"
 
 #define BLOCK 32768
 

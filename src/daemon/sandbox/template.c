@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "base/time.h"
-#include "daemon/json_text.h"
+#include "daemon/json/text.h"
 #include "daemon/sandbox/internal.h"
 
 #define TEMPLATE_VERSION 2

@@ -13,7 +13,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
-#include "daemon/json_text.h"
+#include "daemon/json/text.h"
 #include "daemon/store/store.h"
 
 #define TAIL_MAX 65536 /* more than the longest line */

@@ -749,7 +749,8 @@ static void test_metrics(void **state)
 	assert_non_null(strstr(answer.raw, "akira_execution_duration_seconds_bucket{le=\"+Inf\"}"));
 	assert_non_null(strstr(answer.raw, "akira_sandboxes{status=\"running\"}"));
 	assert_non_null(strstr(answer.raw, "akira_organisation_refused_packets_total{organisation=\"org_fake\"} 7\n"));
-	assert_non_null(strstr(answer.raw, "akira_organisation_cpu_seconds_total{organisation=\"org_fake\"} 1.500000\n"));
+	assert_non_null(
+		strstr(answer.raw, "akira_organisation_cpu_seconds_total{organisation=\"org_fake\"} 1.500000\n"));
 }
 
 /* Every route of the table: never without a key, never a 500. */
