@@ -18,7 +18,7 @@ LONG = bool(os.environ.get("AKIRA_TEST_LONG"))
 # Against hangs alone. A test that needs more says so: @pytest.mark.limit(seconds).
 LIMIT = 120
 
-ORDER = """agent harness life execute stream files background logs status cli bad_input generator auth audit
+ORDER = """agent harness life execute stream files background logs status cli bad_input generator auth audit audit_changes
     idempotency usage metrics config snapshots clone pause pool templates storage attack_guest parallel restart faults
     disk_full connections leaks openapi""".split()
 
