@@ -135,6 +135,45 @@ static void every_byte_counts(void **state)
 	assert_string_not_equal(first, again);
 }
 
+static uint32_t random_number(uint32_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 17;
+	*state ^= *state << 5;
+	return *state;
+}
+
+/* G01: whatever a fuzzer would do to a device state, QEMU is never given it. */
+static void no_mutation_passes(void **state)
+{
+	struct world *w = *state;
+	unsigned char good[20000], bad[sizeof(good)];
+	char first[65], again[65];
+	uint32_t dice = 0x9e3779b9;
+
+	make(w);
+	for (size_t i = 0; i < sizeof(good); i++)
+		good[i] = (unsigned char)random_number(&dice);
+	assert_int_equal(ftruncate(w->t.ram, MIB), 0);
+	assert_int_equal(pwrite(w->t.state, good, sizeof(good), 0), sizeof(good));
+	sum(w, "key", first);
+	for (int round = 0; round < 500; round++) {
+		size_t size = random_number(&dice) % 4 ? sizeof(good) : random_number(&dice) % sizeof(good);
+		memcpy(bad, good, sizeof(bad));
+		for (uint32_t n = random_number(&dice) % 8 + 1; n > 0; n--)
+			bad[random_number(&dice) % sizeof(bad)] ^= (unsigned char)(1u << random_number(&dice) % 8);
+		if (memcmp(bad, good, size) == 0 && size == sizeof(good))
+			continue; /* they undid one another */
+		assert_int_equal(ftruncate(w->t.state, (off_t)size), 0);
+		assert_int_equal(pwrite(w->t.state, bad, size, 0), (ssize_t)size);
+		sum(w, "key", again);
+		assert_string_not_equal(first, again);
+	}
+	assert_int_equal(pwrite(w->t.state, good, sizeof(good), 0), sizeof(good));
+	sum(w, "key", again);
+	assert_string_equal(first, again);
+}
+
 static void everything_else_counts(void **state)
 {
 	struct world *w = *state;
@@ -277,8 +316,13 @@ static void kinds_make_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(layout_does_not_count), CASE(every_byte_counts), CASE(everything_else_counts),
-		CASE(another_secret),        CASE(verification),      CASE(parts),
+		CASE(layout_does_not_count),
+		CASE(every_byte_counts),
+		CASE(everything_else_counts),
+		CASE(no_mutation_passes),
+		CASE(another_secret),
+		CASE(verification),
+		CASE(parts),
 		CASE(kinds_make_room),
 	};
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
