@@ -31,7 +31,7 @@ echo "shell $RANDOM$RANDOM$RANDOM"
 
 
 def identity(box):
-    return dict(line.split(" ", 1) for line in box.out(IDENTITY, timeout=60).splitlines())
+    return dict(line.split(" ", 1) for line in box.out(IDENTITY, timeout=120).splitlines())
 
 
 def assert_all_differ(identities):
@@ -103,7 +103,8 @@ def test_many_clones_of_one_snapshot_at_once(api):
             jobs = [pool.submit(api.restore, snapshot["id"], name=f"c{number}") for number in range(count)]
             for job in jobs:
                 copies.append(job.result())
-            assert set(pool.map(lambda box: box.out("sha256sum /workspace/same"), copies)) == {digest}
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            assert set(pool.map(lambda box: box.out("sha256sum /workspace/same", timeout=120), copies)) == {digest}
             identities = list(pool.map(identity, [source, *copies]))
         assert_all_differ(identities)
     finally:

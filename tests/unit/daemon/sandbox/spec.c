@@ -277,7 +277,7 @@ static void merged_environment(void **state)
 		   (const char *const[]){ "PATH=/bin", "A=image", "PAT=", "PATHS=1", NULL });
 	expect_env("{\"A\":7}", (const char *const[]){ "PATH=/bin", "A=image", NULL });
 	expect_env("[1]", (const char *const[]){ "PATH=/bin", "A=image", NULL });
-	expect_env("broken", (const char *const[]){ "PATH=/bin", "A=image", NULL });
+	assert_null(env_of(&nothing, "broken")); /* what was kept cannot be broken: there is no memory to read it */
 	char **env = env_of(&nothing, NULL);
 	assert_non_null(env);
 	assert_null(env[0]);
