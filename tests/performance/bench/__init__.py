@@ -1,0 +1,1 @@
+"""What akira-bench measures, one file a subject."""
