@@ -171,27 +171,27 @@ static int claim(struct http_request *request, struct http_response *response, c
 	hash_request(request, row.body_hash);
 	for (int attempt = 0; attempt < 2; attempt++) {
 		struct store_idem found = { 0 };
-		int r = store_idem_claim(store, &row, &found, err), done = -EAGAIN;
+		bool nothing = false;
+		int r = store_idem_claim(store, &row, &found, err);
 		if (r == 0)
 			return 1;
 		if (r != -EEXIST)
 			return r;
+		r = 0;
 		if (sodium_memcmp(found.body_hash, row.body_hash, sizeof(row.body_hash)) != 0) {
 			reply_refusal(request, response, 409, NULL, 0,
 				      "Idempotency-Key: was used for another call in the last 24 hours");
-			done = 0;
 		} else if (found.status != 0) {
 			give_again(request, response, &found);
-			done = 0;
 		} else {
 			r = recover(request, response, &found, err);
+			nothing = r == 0;
 			if (r > 0)
 				keep_answer(request, key, response);
-			done = r > 0 ? 0 : r < 0 ? r : done;
 		}
 		free(found.answer);
-		if (done != -EAGAIN)
-			return done;
+		if (!nothing)
+			return r < 0 ? r : 0;
 		r = store_idem_drop(store, call->org.id, key, err);
 		if (r < 0 && r != -ENOENT)
 			return r;
