@@ -92,7 +92,7 @@ void connections_close(struct connections *connections)
 
 /*
  * Whoever comes when all places are taken gets that of the connection that has kept its own for the longest time without
- * a whole request: else a few addresses that say nothing would shut out everybody.
+ * a call that its key lets in: else a few addresses that say nothing would shut out everybody.
  */
 static bool make_room(struct connections *connections)
 {

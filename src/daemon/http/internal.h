@@ -69,7 +69,7 @@ struct http_conn {
 	int fd; /* a duplicate: shutdown(2) on it can never hit somebody else's socket */
 	struct in6_addr address;
 	int64_t deadline; /* CLOCK_MONOTONIC ms; 0: none */
-	int64_t waits_ms; /* since when no whole request of it is there; 0: one is */
+	int64_t waits_ms; /* since when no head of it was let in by a key; 0: one is */
 	bool cut;         /* to make room; its thread has not seen it yet */
 };
 int connections_open(unsigned total, unsigned per_address, const struct http_cidr *trusted, size_t count,
@@ -82,7 +82,7 @@ void http_conn_closed(struct http_conn *conn); /* off the list; drops the server
 struct http_conn *http_conn_get(struct http_conn *conn);
 void http_conn_put(struct http_conn *conn);
 void http_conn_deadline(struct http_conn *conn, int64_t ms_from_now); /* <= 0: none */
-/* Until it has sent a whole head that was let in it is the first to go when all places are taken. */
+/* Until it has sent a whole head that was let in by its key it is the first to go when all places are taken. */
 void http_conn_waits(struct http_conn *conn, bool waits);
 void connections_cut(struct connections *connections); /* shut every connection down */
 void connections_figures(struct connections *connections, struct http_figures *figures);

@@ -102,6 +102,13 @@ static enum MHD_Result collect(void *context, enum MHD_ValueKind kind, const cha
 	return collection->result == 0 ? MHD_YES : MHD_NO;
 }
 
+/* A route that is open to all proves nothing of who asks: to keep a place by its body or answer takes a key. */
+static bool is_anybody(const struct exchange *exchange)
+{
+	const struct http_route *route = exchange->request.route;
+	return exchange->refused || !route || (route->flags & HTTP_OPEN);
+}
+
 static enum MHD_Result begin(struct exchange *exchange, struct MHD_Connection *connection, const char *method,
 			     const char *version)
 {
@@ -118,7 +125,7 @@ static enum MHD_Result begin(struct exchange *exchange, struct MHD_Connection *c
 		exchange_begin(exchange, method, version);
 	}
 	http_conn_deadline(exchange->conn, exchange->server->config.body_ms);
-	http_conn_waits(exchange->conn, exchange->refused);
+	http_conn_waits(exchange->conn, is_anybody(exchange));
 	bool expects = http_header(&exchange->request, "expect") != NULL;
 	if (exchange->refused && (exchange->response.close || expects))
 		return answer_queue(exchange, connection) == 0 ? MHD_YES : MHD_NO;

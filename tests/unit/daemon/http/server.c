@@ -432,6 +432,42 @@ static void test_connection_bound(void **state)
 	assert_int_equal(http_stop(small, 1000), 0);
 }
 
+/* Takes all eight places with heads that were taken, and bodies that do not come; then one more asks. */
+static bool another_is_served(const char *path)
+{
+	struct http_config config = { .connections_max = 8 };
+	struct http_server *small;
+	char head[256];
+	int fds[8];
+
+	snprintf(head, sizeof(head),
+		 "POST %s HTTP/1.1\r\n" HEAD "Content-Type: application/json\r\nExpect: 100-continue\r\n"
+		 "Content-Length: 2\r\n\r\n",
+		 path);
+	assert_int_equal(http_start(&config, routes, 3, NULL, &small, NULL), 0);
+	for (int i = 0; i < 8; i++) {
+		fds[i] = client_connect(http_port(small));
+		client_send(fds[i], head);
+		_cleanup_free_ char *taken = client_read_until(fds[i], "\r\n\r\n", 5000);
+		assert_int_equal(client_status(taken), 100);
+	}
+	int more = client_connect(http_port(small));
+	client_send(more, "GET /open HTTP/1.1\r\n" HEAD "\r\n");
+	_cleanup_free_ char *answer = client_read_all(more, 5000, NULL);
+	int status = client_status(answer);
+	for (int i = 0; i < 8; i++)
+		close(fds[i]);
+	close(more);
+	assert_int_equal(http_stop(small, 5000), 0);
+	return status == 200;
+}
+
+static void test_open_routes_keep_no_place(void **state)
+{
+	assert_true(another_is_served("/open"));
+	assert_false(another_is_served("/closed"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -453,6 +489,7 @@ int main(void)
 		cmocka_unit_test(test_header_flood),
 		cmocka_unit_test(test_expect_continue),
 		cmocka_unit_test(test_connection_bound),
+		cmocka_unit_test(test_open_routes_keep_no_place),
 	};
 	return cmocka_run_group_tests(tests, start, stop);
 }
