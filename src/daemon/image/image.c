@@ -239,8 +239,18 @@ struct folder {
 	char name[256];
 };
 
+/* Of the folders of earlier builds, NAME@DIGEST, only the one asked for counts: however many are kept, the rest is found. */
+static bool counts(const char *folder, const char *digest)
+{
+	const char *at = strchr(folder, '@');
+
+	if (folder[0] == '.' || !at)
+		return folder[0] != '.';
+	return digest && at[1] && str_starts(str_starts(digest, "sha256:") ? digest + 7 : digest, at + 1);
+}
+
 /* Folder names in order, so that "the first" is the same one every time. */
-static size_t list_folders(struct images *images, struct folder *folders)
+static size_t list_folders(struct images *images, const char *digest, struct folder *folders)
 {
 	size_t count = 0;
 	int fd = openat(images->cache, "images", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -252,7 +262,7 @@ static size_t list_folders(struct images *images, struct folder *folders)
 		return 0;
 	}
 	while (count < IMAGES_MAX && (entry = readdir(stream)))
-		if (entry->d_name[0] != '.')
+		if (counts(entry->d_name, digest))
 			snprintf(folders[count++].name, sizeof(folders->name), "%s", entry->d_name);
 	closedir(stream);
 	for (size_t i = 1; i < count; i++)
@@ -298,14 +308,11 @@ static int search_folders(struct images *images, struct search *search, struct i
 	buf_clear(&search->known);
 	for (size_t i = 0; i < search->count; i++) {
 		const char *folder = search->folders[i].name;
-		bool earlier = strchr(folder, '@') != NULL;
 		json_t *manifest = NULL;
-		if (earlier && !search->digest)
-			continue;
 		_cleanup_fd_ int dir = open_folder(images, folder, &manifest);
 		if (dir < 0)
 			continue;
-		if (!earlier)
+		if (!strchr(folder, '@'))
 			buf_addf(&search->known, "%s%s", search->known.size ? ", " : "", folder);
 		int r = 0;
 		search->found = wanted(search, manifest, folder);
@@ -338,7 +345,7 @@ int images_find(struct images *images, const char *name, const char *digest, str
 	*image = (struct image){ .fd = -1 };
 	if (!search)
 		return error_set(err, ENOMEM, "no memory for images");
-	search->count = list_folders(images, search->folders);
+	search->count = list_folders(images, digest, search->folders);
 	search->name = any ? "default" : name;
 	search->digest = digest;
 	int r = search_folders(images, search, image, err);

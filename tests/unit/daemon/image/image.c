@@ -163,20 +163,46 @@ static void earlier_builds(void **state)
 {
 	struct cache *c = *state;
 	struct image image;
-	char digest[72] = "sha256:";
+	char digest[72] = "sha256:", folder[32];
 
-	put_image(c, "a@0123", "a", "one", "");
+	digest_of("one", digest + 7);
+	snprintf(folder, sizeof(folder), "a@%.16s", digest + 7);
+	put_image(c, folder, "a", "one", "");
 	refuses(c, "a", "none was built yet");
 	put_image(c, "a", "a", "two", "");
 	finds(c, NULL, "a");
 	refuses(c, "b", "there are: a");
-	digest_of("one", digest + 7);
+	refuses(c, folder, "no image");
 	assert_int_equal(images_find(c->images, "a", digest, &image, &c->err), 0);
 	assert_string_equal(image.digest, digest);
 	image_free(&image);
 	digest_of("three", digest + 7);
 	assert_int_equal(images_find(c->images, "a", digest, &image, &c->err), -EPROTO);
 	assert_non_null(strstr(c->err.text, "built anew"));
+}
+
+/* Who never prunes still finds what is built now, and each of the earlier ones. */
+static void many_earlier_builds(void **state)
+{
+	struct cache *c = *state;
+	struct image image;
+	char digest[72] = "sha256:", folder[32], data[16];
+
+	for (int i = 0; i < 300; i++) {
+		snprintf(data, sizeof(data), "build %d", i);
+		digest_of(data, digest + 7);
+		snprintf(folder, sizeof(folder), "a@%.16s", digest + 7);
+		put_image(c, folder, "a", data, "");
+	}
+	put_image(c, "z", "z", "now", "");
+	finds(c, "z", "z");
+	for (int i = 0; i < 300; i++) {
+		snprintf(data, sizeof(data), "build %d", i);
+		digest_of(data, digest + 7);
+		assert_int_equal(images_find(c->images, "a", digest, &image, &c->err), 0);
+		assert_string_equal(image.digest, digest);
+		image_free(&image);
+	}
 }
 
 static void what_is_in_it(void **state)
@@ -415,19 +441,13 @@ static void guest_kernel(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(names_and_aliases),
-		CASE(the_default),
-		CASE(earlier_builds),
-		CASE(what_is_in_it),
-		CASE(damaged_from_the_start),
-		CASE(replaced_later),
-		CASE(changed_in_place),
-		CASE(malformed_manifests),
-		CASE(manifest_that_is_too_large),
-		CASE(links_and_other_things),
-		CASE(many_images),
-		CASE(no_cache_folder),
-		CASE(guest_kernel),
+		CASE(names_and_aliases),      CASE(the_default),
+		CASE(earlier_builds),         CASE(many_earlier_builds),
+		CASE(what_is_in_it),          CASE(damaged_from_the_start),
+		CASE(replaced_later),         CASE(changed_in_place),
+		CASE(malformed_manifests),    CASE(manifest_that_is_too_large),
+		CASE(links_and_other_things), CASE(many_images),
+		CASE(no_cache_folder),        CASE(guest_kernel),
 	};
 	return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
