@@ -116,6 +116,8 @@ static int build(struct cli *cli)
 	}
 	if (cli_flag(cli, "force"))
 		arguments[count++] = "--force";
+	if (cli_flag(cli, "prune"))
+		arguments[count++] = "--prune";
 	/* The script has its own progress, messages and handling of signals. */
 	execv(script, (char *const *)(uintptr_t)arguments);
 	output_error("image build: %s cannot be run", script);
@@ -130,6 +132,7 @@ static const struct cli_option build_options[] = {
 	{ "dir", 0, "DIR", "Folder of the images (/var/cache/akira/images)." },
 	{ "sources", 0, "FILE", "apt's one-line sources to install from." },
 	{ "force", 0, NULL, "Build even if the definition has not changed (newer packages)." },
+	{ "prune", 0, NULL, "Remove the earlier builds of NAME, and build nothing." },
 	{ NULL },
 };
 

@@ -471,6 +471,14 @@ def test_image_list_reads_manifests(client, tmp_path):
     assert done.returncode == 0 and b"1.0 MiB" in done.stdout
 
 
+def test_image_build_passes_its_options_on(client, tmp_path):
+    script = tmp_path / "build"
+    script.write_text("#!/bin/sh\nexec echo \"$@\"\n")
+    script.chmod(0o755)
+    done = client("image", "build", "tiny", "--dir", "/images", "--prune", env={"AKIRA_IMAGES_BUILD": str(script)})
+    assert done.stdout == b"tiny --out /images --prune\n"
+
+
 def all_commands(client):
     text = client("--help").stdout.decode()
     return [line[2:20].strip() for line in text.splitlines() if line.startswith("  ")]
