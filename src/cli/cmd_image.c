@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -23,6 +24,7 @@ static const struct output_column columns[] = {
 	{ "ALIASES", "aliases", output_list },
 	{ "SIZE", "size", output_bytes },
 	{ "CREATED", "created", output_age },
+	{ "BUILD", "build" },
 	{ "DIGEST", "digest" },
 };
 
@@ -44,10 +46,13 @@ static void add_manifest(int dir, const char *name, json_t *rows)
 	if (fd_read_file(dir, path, MANIFEST_MAX, &text, &size, NULL) < 0)
 		return;
 	json_t *manifest = json_loadb(text, size, 0, NULL);
-	if (json_is_object(manifest))
+	if (json_is_object(manifest)) {
+		/* NAME@DIGEST is kept for what was made from it; nothing new starts from it. */
+		json_object_set_new(manifest, "build", json_string(strchr(name, '@') ? "earlier" : "present"));
 		json_array_append(rows, manifest);
-	else
+	} else {
 		output_error("image list: %s is no manifest", path);
+	}
 	json_decref(manifest);
 }
 
