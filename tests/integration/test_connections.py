@@ -125,7 +125,7 @@ def test_l09_ten_thousand_connections(private, descriptors):
                 crowd.drip()
                 most = max(most, served(daemon) - sockets)
         assert daemon.alive
-        # Two descriptors of each: libmicrohttpd's and the watch's.
+        # libmicrohttpd's descriptor, and where a request was begun the watch's.
         assert TOTAL / 2 < most <= 2 * (TOTAL + 640), most
         assert crowd.alive() <= TOTAL + 640
         assert daemon.memory() - memory < 400 << 20

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cond.h"
+#include "base/fd.h"
 #include "base/time.h"
 
 #define CUT_MAX (HTTP_SPARE_CONNECTIONS - 32)
@@ -36,7 +37,7 @@ static void cut_overdue(struct connections *connections, int64_t now)
 	for (struct http_conn *conn = connections->first; conn; conn = conn->next) {
 		if (conn->deadline == 0 || conn->deadline > now)
 			continue;
-		shutdown(conn->fd, SHUT_RDWR);
+		shutdown(conn->socket, SHUT_RDWR);
 		conn->deadline = 0;
 		connections->figures.timed_out++;
 	}
@@ -103,7 +104,7 @@ static bool make_room(struct connections *connections)
 			longest = conn;
 	if (!longest || connections->cut >= CUT_MAX)
 		return false;
-	shutdown(longest->fd, SHUT_RDWR);
+	shutdown(longest->socket, SHUT_RDWR);
 	longest->cut = true;
 	connections->cut++;
 	return true;
@@ -132,11 +133,8 @@ struct http_conn *connections_add(struct connections *connections, int fd, const
 	struct http_conn *conn = calloc(1, sizeof(*conn));
 	if (!conn)
 		return NULL;
-	conn->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	if (conn->fd < 0) {
-		free(conn);
-		return NULL;
-	}
+	conn->socket = fd;
+	conn->watch = -1;
 	conn->connections = connections;
 	conn->references = 1;
 	conn->address = *address;
@@ -168,8 +166,16 @@ void http_conn_closed(struct http_conn *conn)
 	conn->connections = NULL;
 	pthread_mutex_unlock(&connections->lock);
 	/* Whoever still watches the duplicate must see the end. */
-	shutdown(conn->fd, SHUT_RDWR);
+	if (conn->watch >= 0)
+		shutdown(conn->watch, SHUT_RDWR);
 	http_conn_put(conn);
+}
+
+int http_conn_watch(struct http_conn *conn)
+{
+	if (conn->watch < 0)
+		conn->watch = fcntl(conn->socket, F_DUPFD_CLOEXEC, 3);
+	return conn->watch < 0 ? -errno : conn->watch;
 }
 
 struct http_conn *http_conn_get(struct http_conn *conn)
@@ -182,7 +188,7 @@ void http_conn_put(struct http_conn *conn)
 {
 	if (!conn || __atomic_sub_fetch(&conn->references, 1, __ATOMIC_ACQ_REL) > 0)
 		return;
-	close(conn->fd);
+	fd_close(&conn->watch);
 	free(conn);
 }
 
@@ -211,7 +217,7 @@ void connections_cut(struct connections *connections)
 {
 	pthread_mutex_lock(&connections->lock);
 	for (struct http_conn *conn = connections->first; conn; conn = conn->next)
-		shutdown(conn->fd, SHUT_RDWR);
+		shutdown(conn->socket, SHUT_RDWR);
 	pthread_mutex_unlock(&connections->lock);
 }
 

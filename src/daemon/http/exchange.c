@@ -29,8 +29,13 @@ struct exchange *exchange_new(struct http_server *server, struct http_conn *conn
 	exchange->request.watch = -1;
 	exchange->drain_max = DRAIN_MAX;
 	if (conn) {
+		exchange->request.watch = http_conn_watch(conn);
+		if (exchange->request.watch < 0) {
+			free(exchange->raw);
+			free(exchange);
+			return NULL;
+		}
 		exchange->conn = http_conn_get(conn);
-		exchange->request.watch = conn->fd;
 	}
 	pthread_mutex_init(&exchange->lock, NULL);
 	pthread_cond_init(&exchange->changed, NULL);

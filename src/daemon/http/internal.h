@@ -66,7 +66,8 @@ struct http_conn {
 	struct http_conn *next, *previous;
 	struct connections *connections;
 	unsigned references;
-	int fd; /* a duplicate: shutdown(2) on it can never hit somebody else's socket */
+	int socket; /* libmicrohttpd's, which closes it after http_conn_closed: to be used under the list's lock alone */
+	int watch; /* a duplicate, from its first request on, for who may outlive it; or -1: idle ones need no second */
 	struct in6_addr address;
 	int64_t deadline; /* CLOCK_MONOTONIC ms; 0: none */
 	int64_t waits_ms; /* since when no head of it was let in by a key; 0: one is */
@@ -78,6 +79,8 @@ void connections_close(struct connections *connections);
 /* Would one more connection be within bounds? */
 bool connections_admits(struct connections *connections, const struct in6_addr *address);
 struct http_conn *connections_add(struct connections *connections, int fd, const struct in6_addr *address);
+/* The duplicate of its socket, or -errno. From the connection's own thread. */
+int http_conn_watch(struct http_conn *conn);
 void http_conn_closed(struct http_conn *conn); /* off the list; drops the server's reference */
 struct http_conn *http_conn_get(struct http_conn *conn);
 void http_conn_put(struct http_conn *conn);

@@ -59,8 +59,7 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
 	if (conn)
 		http_conn_deadline(conn, server->config.header_ms);
 	else
-		shutdown(fd->connect_fd,
-			 SHUT_RDWR); /* no descriptor or memory for it: without a deadline it must not live */
+		shutdown(fd->connect_fd, SHUT_RDWR); /* no memory for it: without a deadline it must not live */
 }
 
 static void *on_target(void *context, const char *target, struct MHD_Connection *connection)
