@@ -61,7 +61,7 @@ def with_data(bench, api, mib):
     boxes = [bench.create(api), bench.create(api, resources={"cpus": 4})]
     for box in boxes:
         box.put("/workspace/beat.py", BEAT.read_bytes())
-        box.run(f"head -c {mib * 1000000} /dev/urandom > /workspace/data; sync", timeout=600)
+        box.run(f"head -c {mib * 1000000} /dev/urandom > /workspace/data; sync", timeout=300)
     return boxes
 
 
