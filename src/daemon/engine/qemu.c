@@ -81,7 +81,11 @@ static void add_devices(const struct vm_spec *s, struct qemu_args *a)
 	add(a, "-blockdev");
 	add(a, "driver=raw,node-name=base,file=base-file,read-only=on");
 	add(a, "-blockdev");
-	add(a, "driver=file,node-name=scratch-file,filename=/vm/scratch,discard=unmap,aio=threads");
+	/*
+	 * The guest's flushes end in the host's page cache: a VM does not outlive its host, and what does (a snapshot, a paused
+	 * sandbox) is synced by akirad. Else the first one of a restored guest would write out the whole copy of its disk.
+	 */
+	add(a, "driver=file,node-name=scratch-file,filename=/vm/scratch,discard=unmap,aio=threads,cache.no-flush=on");
 	add(a, "-blockdev");
 	add(a, "driver=raw,node-name=scratch,file=scratch-file,discard=unmap");
 	add(a, "-device");

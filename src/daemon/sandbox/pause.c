@@ -148,6 +148,19 @@ static int paused_verify(struct sandboxes *s, const char *id, struct error *err)
 
 /* ---- pause ---- */
 
+/* The guest's own flushes end in the page cache (engine/qemu.c). Its memory is of no use without the disk beside it. */
+static int sync_disk(struct box *box, struct error *err)
+{
+	pthread_mutex_lock(&box->lock);
+	_cleanup_fd_ int scratch = box->machine ? fcntl(box->machine->scratch, F_DUPFD_CLOEXEC, 3) : -1;
+	pthread_mutex_unlock(&box->lock);
+	if (scratch < 0)
+		return error_set(err, EBUSY, "the sandbox is ending");
+	if (fsync(scratch) < 0 || disk_sync_folder(&box->s->disk, FOLDER_SCRATCH) < 0)
+		return error_errno(err, errno, "sync the sandbox's disk");
+	return 0;
+}
+
 /* The stopped VM's state into a folder of its own, whole or not at all. */
 static int save(struct box *box, struct vm *vm, struct error *err)
 {
@@ -168,6 +181,8 @@ static int save(struct box *box, struct vm *vm, struct error *err)
 		r = error_set(err, EIO, "injected: pause-saved");
 	if (r == 0 && fsync(state) < 0)
 		r = error_errno(err, errno, "sync the saved state");
+	if (r == 0)
+		r = sync_disk(box, err);
 	if (r == 0)
 		r = write_manifest(s, box, dir, state, err);
 	if (r == 0 && renameat(parent, temporary, parent, box->id) < 0)
