@@ -79,7 +79,7 @@ def measure(bench, api, mib):
     for name, values in turn.times.items():
         row = bench.results.add("snapshot", f"{name}, {mib} MB written", values, failed=failed)
         if row and name != IDLE:
-            bench.results.curve("snapshots over data", name, mib, row["p50"])
+            bench.results.curve("snapshots over data", "guest frozen (quick)" if name == FROZEN else name, mib, row["p50"])
     box.remove()
     whole.remove()
 
