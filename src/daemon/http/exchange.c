@@ -20,23 +20,17 @@ struct exchange *exchange_new(struct http_server *server, struct http_conn *conn
 	if (!exchange)
 		return NULL;
 	exchange->raw = strdup(raw);
-	if (!exchange->raw) {
+	exchange->request.watch = conn ? http_conn_watch(conn) : -1;
+	if (!exchange->raw || (conn && exchange->request.watch < 0)) {
+		free(exchange->raw);
 		free(exchange);
 		return NULL;
 	}
 	exchange->server = server;
 	exchange->references = 1;
-	exchange->request.watch = -1;
 	exchange->drain_max = DRAIN_MAX;
-	if (conn) {
-		exchange->request.watch = http_conn_watch(conn);
-		if (exchange->request.watch < 0) {
-			free(exchange->raw);
-			free(exchange);
-			return NULL;
-		}
+	if (conn)
 		exchange->conn = http_conn_get(conn);
-	}
 	pthread_mutex_init(&exchange->lock, NULL);
 	pthread_cond_init(&exchange->changed, NULL);
 	exchange->request.started_us = time_mono_us();

@@ -125,7 +125,7 @@ static uint32_t slot_of(struct box *box)
 /* Somebody on the host had altered the sandbox's rules, and they are whole again: that is a matter for the audit log. */
 static void tell_repaired(struct box *box)
 {
-	struct record record = record_of(NULL, "network.rules_restored", box->org, box->id);
+	struct record record = box_record(box, NULL, "network.rules_restored");
 	struct error err = { 0 };
 
 	int r = store_begin(box->s->store, &err);

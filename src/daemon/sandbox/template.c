@@ -421,6 +421,9 @@ static int open_good(struct sandboxes *s, struct entry *e, const struct shape *s
 	int r = open_parts(s, e->key, shape, kind, template, &dir, err);
 	if (r == 0 && !e->good)
 		r = verify(s, e->key, dir, template, err);
+	/* One that was never made is no news; one of which a part is missing is damaged. */
+	if (r == -ENOENT && dir >= 0)
+		err->code = EPROTO;
 	if (r < 0)
 		template_close(template);
 	else
@@ -438,8 +441,7 @@ static int obtain(struct sandboxes *s, struct entry *e, const struct shape *shap
 		atomic_fetch_add(&s->template_hits, 1);
 		return 0;
 	}
-	/* One that was never made is no news; one of which a part is missing is. */
-	if (why.code != ENOENT || faccessat(s->disk.folders[FOLDER_TEMPLATES], e->key, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+	if (why.code != ENOENT)
 		log_warn("template_refused", "key", e->key, "image", shape->image, "reason", why.text);
 	e->good = false;
 	int r = build(s, shape, e->key, kind, err);

@@ -5,6 +5,7 @@
  * changes in the transaction that adds the row.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/fault.h"
@@ -147,5 +148,17 @@ int store_audit_list(struct store *store, const struct store_audit_filter *filte
 		list_number(&list, "seq < ?", filter->before_seq > INT64_MAX ? INT64_MAX : (int64_t)filter->before_seq);
 	int r = list_fetch(store, &list, &range, &got, count, NULL, err);
 	*rows = got;
+	return r;
+}
+
+int store_audit_last(struct store *store, uint64_t *seq, struct error *err)
+{
+	struct store_audit_filter newest = { .limit = 1 };
+	struct store_audit *rows = NULL;
+	size_t count = 0;
+
+	int r = store_audit_list(store, &newest, &rows, &count, err);
+	*seq = r == 0 && count > 0 ? rows[0].seq : 0;
+	free(rows);
 	return r;
 }

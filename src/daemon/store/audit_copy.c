@@ -128,13 +128,9 @@ uint64_t audit_copy_position(const struct audit_copy *copy)
 
 int audit_copy_follow(struct audit_copy *copy, struct error *err)
 {
-	struct store_audit_filter newest = { .limit = 1 };
-	struct store_audit *rows = NULL;
-	size_t count = 0;
+	uint64_t to;
+	int r = store_audit_last(copy->store, &to, err);
 
-	int r = store_audit_list(copy->store, &newest, &rows, &count, err);
-	uint64_t to = r == 0 && count > 0 ? rows[0].seq : copy->last;
-	free(rows);
 	if (r < 0 || to <= copy->last)
 		return r;
 	if (to - copy->last > ROUND_MAX)

@@ -133,22 +133,29 @@ void field_bind(struct query *query, struct store *store, const struct table *ta
 	}
 }
 
-static int read_text(sqlite3_stmt *stmt, int column, const struct field *field, char *member)
+/* NULL for a NULL. */
+static int column_text(sqlite3_stmt *stmt, int column, const char **text)
 {
 	/* Asked for first: without memory for its text the column would look like a NULL. */
 	bool null = sqlite3_column_type(stmt, column) == SQLITE_NULL;
-	const char *text = (const char *)sqlite3_column_text(stmt, column);
-	if (!text)
-		return null ? 0 : -ENOMEM;
-	return str_copy(member, field->size, text);
+
+	*text = (const char *)sqlite3_column_text(stmt, column);
+	return *text || null ? 0 : -ENOMEM;
+}
+
+static int read_text(sqlite3_stmt *stmt, int column, const struct field *field, char *member)
+{
+	const char *text;
+	int r = column_text(stmt, column, &text);
+	return r == 0 && text ? str_copy(member, field->size, text) : r;
 }
 
 static int read_string(sqlite3_stmt *stmt, int column, char *member)
 {
-	bool null = sqlite3_column_type(stmt, column) == SQLITE_NULL;
-	const char *text = (const char *)sqlite3_column_text(stmt, column);
-	if (!text)
-		return null ? 0 : -ENOMEM;
+	const char *text;
+	int r = column_text(stmt, column, &text);
+	if (r < 0 || !text)
+		return r;
 	char *copy = strdup(text);
 	memcpy(member, &copy, sizeof(copy));
 	return copy ? 0 : -ENOMEM;

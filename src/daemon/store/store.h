@@ -286,6 +286,8 @@ struct store_audit_filter {
 	uint64_t before_seq;                         /* 0: from the newest */
 	uint32_t limit;
 };
+/* seq of the newest record; 0: there is none. */
+int store_audit_last(struct store *store, uint64_t *seq, struct error *err);
 int store_audit_list(struct store *store, const struct store_audit_filter *filter, struct store_audit **rows,
 		     size_t *count, struct error *err); /* newest first */
 /* Walks the whole chain from the last checkpoint. 0 = whole; -EBADMSG: *seq is the first row that is wrong (0: the
