@@ -136,6 +136,16 @@ def own(api):
         sandbox.remove()
 
 
+@pytest.fixture(scope="module")
+def prepared():
+    """A daemon that does not run, on a data folder with a finished template, so that none need be made each time."""
+    daemon = Daemon().start()
+    daemon.api().create().remove()
+    assert daemon.stop() == 0
+    yield daemon
+    daemon.close()
+
+
 @pytest.fixture
 def private():
     """Makes daemons for one test, and stops them after it."""

@@ -210,15 +210,6 @@ def test_what_akirad_does_by_itself_is_recorded_without_a_key(api, own, daemon):
 # ---- crashes ----
 
 
-@pytest.fixture(scope="module")
-def folder():
-    daemon = Daemon().start()
-    daemon.api().create().remove()
-    assert daemon.stop() == 0
-    yield daemon
-    daemon.close()
-
-
 def put_network(box):
     box.api.request("PUT", box.path("network"), json={"outbound": "deny"})
 
@@ -239,27 +230,27 @@ BEFORE = CRASHES if LONG else ["sandbox.network", "snapshot.delete"]
 
 @pytest.mark.limit(240)
 @pytest.mark.parametrize("place, action", [("recorded", a) for a in CRASHES] + [("audit-add", a) for a in BEFORE])
-def test_a_crash_parts_no_change_from_its_record(folder, place, action):
+def test_a_crash_parts_no_change_from_its_record(prepared, place, action):
     """Killed just after the commit both are there; killed within the transaction neither is."""
     make, changed = CRASHES[action]
-    folder.environment = {"AKIRA_FAULT": f"{place}/{action}=kill"}
+    prepared.environment = {"AKIRA_FAULT": f"{place}/{action}=kill"}
     try:
-        folder.start()
-        box = folder.api().create()
+        prepared.start()
+        box = prepared.api().create()
         with pytest.raises((OSError, http.client.HTTPException)):
             make(box)
     finally:
-        folder.environment = {}
-    folder.process.wait(30)
-    folder.kill()
+        prepared.environment = {}
+    prepared.process.wait(30)
+    prepared.kill()
     done = place == "recorded"
-    targets = {box.id, *(row[0] for row in rows(folder, "select id from snapshot where source = ?", box.id))}
-    found = rows(folder, "select target from audit where action = ? and outcome = 'ok' and status <> 0", action)
+    targets = {box.id, *(row[0] for row in rows(prepared, "select id from snapshot where source = ?", box.id))}
+    found = rows(prepared, "select target from audit where action = ? and outcome = 'ok' and status <> 0", action)
     assert len([row for row in found if row[0] in targets]) == done
-    assert ((box.id,) in rows(folder, changed)) == done
+    assert ((box.id,) in rows(prepared, changed)) == done
 
-    folder.start()
-    api = folder.api()
+    prepared.start()
+    api = prepared.api()
     assert api.get("/v1/audit/verify").json["valid"] is True
     expected = {"sandbox.pause": "paused"}.get(action, "terminated")
     assert api.get(box.path()).json["status"] == expected
@@ -270,4 +261,4 @@ def test_a_crash_parts_no_change_from_its_record(folder, place, action):
     api.box(box.id).remove()
     for snapshot in api.snapshots():
         api.forget_snapshot(snapshot)
-    assert folder.stop() == 0
+    assert prepared.stop() == 0

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from harness.daemon import ROOT, Daemon
+from harness.daemon import ROOT
 from harness.wait import wait_until
 
 PLACES = sorted({
@@ -15,16 +15,6 @@ PLACES = sorted({
     for path in (ROOT / "src/daemon").rglob("*.c")
     for name in re.findall(r'\bFAULT\("([^"]+)"\)', path.read_text(encoding="utf-8"))
 })
-
-
-@pytest.fixture(scope="module")
-def folder():
-    """One data folder for all, so that its template need not be made each time."""
-    daemon = Daemon().start()
-    daemon.api().create().remove()
-    assert daemon.stop() == 0
-    yield daemon
-    daemon.close()
 
 
 def everything(api, memory):
@@ -69,52 +59,52 @@ def whole_or_gone(daemon):
         assert box.out("echo ok") == "ok\n"
 
 
-def run_with(folder, fault):
-    folder.environment = {"AKIRA_FAULT": fault}
+def run_with(prepared, fault):
+    prepared.environment = {"AKIRA_FAULT": fault}
     try:
-        folder.start()
+        prepared.start()
         # A size of its own has no template yet.
-        everything(folder.api(), 320 if fault.startswith("template") else 256)
+        everything(prepared.api(), 320 if fault.startswith("template") else 256)
     except (OSError, http.client.HTTPException, AssertionError, subprocess.SubprocessError, ValueError) as error:
         if "sanitizer" in str(error):
             raise
         # Its sockets close a moment before it can be waited for.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            folder.process.wait(3)
+            prepared.process.wait(3)
     finally:
-        folder.environment = {}
+        prepared.environment = {}
 
 
 @pytest.mark.limit(240)
 @pytest.mark.parametrize("place", PLACES)
-def test_killed_at(folder, place):
-    run_with(folder, f"{place}=kill")
-    died = not folder.alive
-    if folder.process.poll() is None:
-        folder.stop()
+def test_killed_at(prepared, place):
+    run_with(prepared, f"{place}=kill")
+    died = not prepared.alive
+    if prepared.process.poll() is None:
+        prepared.stop()
     else:
-        folder.kill()
+        prepared.kill()
     if not died:
         pytest.fail("this sequence of calls does not pass there: extend everything()")
-    folder.start()
-    whole_or_gone(folder)
-    assert folder.stop() == 0
+    prepared.start()
+    whole_or_gone(prepared)
+    assert prepared.stop() == 0
 
 
 @pytest.mark.limit(240)
 @pytest.mark.parametrize("place", PLACES)
-def test_failing_at(folder, place):
+def test_failing_at(prepared, place):
     """An I/O error there instead: akirad lives, and what was asked failed whole."""
-    run_with(folder, f"{place}=fail")
-    if folder.alive:
-        whole_or_gone(folder)
-        assert folder.stop() == 0
+    run_with(prepared, f"{place}=fail")
+    if prepared.alive:
+        whole_or_gone(prepared)
+        assert prepared.stop() == 0
         return
-    assert folder.process.returncode >= 0, f"died of signal {-folder.process.returncode}"
-    folder.kill()
-    folder.start()
-    whole_or_gone(folder)
-    assert folder.stop() == 0
+    assert prepared.process.returncode >= 0, f"died of signal {-prepared.process.returncode}"
+    prepared.kill()
+    prepared.start()
+    whole_or_gone(prepared)
+    assert prepared.stop() == 0
 
 
 def test_there_are_places():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.daemon import CACHE, Daemon
+from harness.daemon import CACHE
 
 
 def template_folders(daemon):
@@ -97,49 +97,38 @@ HARMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def built():
-    """A data folder with a finished template; each test runs a daemon on it."""
-    daemon = Daemon()
-    daemon.start()
-    daemon.api().create().remove()
-    assert daemon.stop() == 0
-    yield daemon
-    daemon.close()
-
-
 @pytest.mark.limit(180)
 @pytest.mark.parametrize("harm", HARMS)
-def test_harmed(built, harm):
+def test_harmed(prepared, harm):
     which, how = HARMS[harm]
-    how(which(built))
-    begin = built.log.stat().st_size
-    built.start()
+    how(which(prepared))
+    begin = prepared.log.stat().st_size
+    prepared.start()
     try:
-        with built.api().create() as box:
+        with prepared.api().create() as box:
             assert box.out("echo works; cat /etc/hostname") != ""
             assert box.out("python3 -c 'print(6 * 7)'", timeout=60) == "42\n"
-        said = [entry for entry in built.events(begin=begin) if "template" in json.dumps(entry)]
+        said = [entry for entry in prepared.events(begin=begin) if "template" in json.dumps(entry)]
         assert any(entry.get("level") in ("warn", "warning", "error") for entry in said), said
         # It was made anew, and is a plain file of its own.
-        assert memory_file(built).is_file() and not memory_file(built).is_symlink()
+        assert memory_file(prepared).is_file() and not memory_file(prepared).is_symlink()
     finally:
-        assert built.stop() == 0
+        assert prepared.stop() == 0
 
 
 @pytest.mark.limit(180)
-def test_a_good_one_is_used_again(built):
-    built.start()
-    with built.api().create() as box:
+def test_a_good_one_is_used_again(prepared):
+    prepared.start()
+    with prepared.api().create() as box:
         box.out("true")
-    before = manifest(built).stat()
-    assert built.stop() == 0
-    built.start()
-    with built.api().create() as box:
+    before = manifest(prepared).stat()
+    assert prepared.stop() == 0
+    prepared.start()
+    with prepared.api().create() as box:
         assert box.out("echo again") == "again\n"
-    after = manifest(built).stat()
+    after = manifest(prepared).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    assert built.stop() == 0
+    assert prepared.stop() == 0
 
 
 @pytest.mark.limit(180)
